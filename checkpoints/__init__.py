@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints, the .tflite reader, the manifest, patching."""

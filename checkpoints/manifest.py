@@ -1,0 +1,169 @@
+"""The manifest: what a .tflite of ours is, as data, beside the file and inside it.
+
+`manifest.json` lies beside the model; the same JSON is embedded in the .tflite as the
+metadata entry `METADATA_NAME`, so that a lone file suffices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+METADATA_NAME = "ondevice.manifest"
+FORMAT_VERSION = 1
+
+# What a variable of a trainable file is for.
+WEIGHT, SLOT, STEP = "weight", "slot", "step"
+ROLES = (WEIGHT, SLOT, STEP)
+
+
+class ManifestError(ValueError):
+    """A manifest that is missing, malformed or contradicts itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """A named tensor of a signature.
+
+    Attributes:
+      name: Name in the signature.
+      shape: Static shape; () is a scalar.
+      dtype: A numpy dtype's name, `float32` or `int32`; `string` under --ops=select.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class SignatureSpec:
+    """One signature: its key, what goes in and what comes out."""
+
+    key: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableSpec:
+    """One variable of a trainable file.
+
+    Attributes:
+      name: `<layer>/<attribute>`, for a slot `<layer>/<attribute>/<slot>`, or `step`.
+      shape: Static shape.
+      dtype: A numpy dtype's name.
+      role: One of `ROLES`.
+      buffer: Index of the .tflite buffer that holds the initial value; its own alone.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: str
+    buffer: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantSpec:
+    """One weight of an inference file: the variable that it is, and how it lies there.
+
+    Attributes:
+      variable: Name of the variable in the trainable file.
+      buffer: Index of the .tflite buffer that holds it; its own alone.
+      shape: Shape in the inference file.
+      permutation: Axes of the variable in the order in which the file stores them:
+        `file = variable.transpose(permutation).reshape(shape)`.
+    """
+
+    variable: str
+    buffer: int
+    shape: tuple[int, ...]
+    permutation: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a file of ours is.
+
+    Attributes:
+      kind: `trainable` or `inference`.
+      source: {"name", "sha256"} of the vendor's file.
+      spec: Name of the detector's spec, `palm_full` for one; `keras` for other models.
+      classes: Class names in the order of the classificators' last axis.
+      input_size: Side of the square input image in pixels.
+      input_range: (low, high) that the pixels 0 and 255 map to.
+      anchors: Parameters of `ondevice.detection.anchors.AnchorSpec`.
+      keypoints: Keypoints of a detection.
+      trainable: The `--trainable` choice.
+      optimizer: {"name", "clip_norm", ...hyper-parameters}.
+      batch_size: Images in one training step.
+      ops: `builtin` or `select`.
+      signatures: In alphabetical order of their keys.
+      variables: Trainable files: every variable, weights, slots and the step.
+      constants: Inference files: every weight.
+      fingerprint: Hex SHA-256 over spec, classes, variables' names and shapes, and frozen
+        constants; a checkpoint fits the files that carry the same one.
+      census: Operator name -> count, over all subgraphs.
+      versions: Package -> version that made the file.
+      version: Version of this format.
+    """
+
+    kind: str
+    source: Mapping[str, str]
+    spec: str
+    classes: tuple[str, ...]
+    input_size: int
+    input_range: tuple[float, float]
+    anchors: Mapping[str, Any]
+    keypoints: int
+    trainable: str
+    optimizer: Mapping[str, Any]
+    batch_size: int
+    ops: str
+    signatures: tuple[SignatureSpec, ...]
+    variables: tuple[VariableSpec, ...]
+    constants: tuple[ConstantSpec, ...]
+    fingerprint: str
+    census: Mapping[str, int]
+    versions: Mapping[str, str]
+    version: int = FORMAT_VERSION
+
+    def signature(self, key: str) -> SignatureSpec:
+        """Returns the signature called `key`.
+
+        Raises:
+          ManifestError: If there is none; the error lists those there are.
+        """
+        for signature in self.signatures:
+            if signature.key == key:
+                return signature
+        raise ManifestError(
+            f"Signature {key!r} is not in the file. "
+            f"Available: {[s.key for s in self.signatures]}."
+        )
+
+
+def fingerprint(
+    spec: str,
+    classes: tuple[str, ...],
+    variables: tuple[VariableSpec, ...],
+    frozen: Mapping[str, bytes],
+) -> str:
+    """Hex SHA-256 that tells which files one checkpoint fits.
+
+    Args:
+      spec: Name of the detector's spec.
+      classes: Class names in order.
+      variables: Every variable; names, shapes, dtypes and roles count, buffers do not.
+      frozen: Name -> bytes of every weight that is a constant in the file.
+    """
+    digest = hashlib.sha256()
+    described = [[v.name, list(v.shape), v.dtype, v.role] for v in variables]
+    digest.update(json.dumps([spec, list(classes), sorted(described)]).encode())
+    for name in sorted(frozen):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(frozen[name]).digest())
+    return digest.hexdigest()

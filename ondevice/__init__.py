@@ -1,0 +1,1 @@
+"""The pipeline from a frozen .tflite to one that trains on the device."""

@@ -1,0 +1,1 @@
+"""Anchors, targets, decoding, metrics and drawing, on numpy alone."""

@@ -1,0 +1,1 @@
+"""The device side: runtimes, session, data and training; no tensorflow."""

@@ -1,0 +1,1 @@
+"""Vendor's file -> spec -> Keras model -> ported weights -> parity."""

@@ -1,0 +1,1 @@
+"""The trainable graph: contract, gradients, losses, optimizers, signatures."""

@@ -1,0 +1,109 @@
+"""The signatures of a trainable file as data: names, shapes, dtypes (no tensorflow).
+
+Everything else reads them here: the `tf.Module` takes its input specs from this file,
+the session checks arrays against it, the manifest carries it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from checkpoints import manifest
+
+TRAIN, INFER, SAVE, RESTORE = "train", "infer", "save", "restore"
+EVALUATE, FEATURES, TRAIN_FEATURES = "evaluate", "features", "train_features"
+
+# Version of the tensors that `save` gives and `restore` takes.
+FORMAT_VERSION = 1
+
+LOSSES = ("loss", "class_loss", "box_loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimensions:
+    """Sizes that the signatures of a detector depend on.
+
+    Attributes:
+      batch: B, images in a training step.
+      size: S, side of the input image in pixels.
+      anchors: N.
+      coordinates: C, box and keypoints: 4 + 2 * keypoints.
+      classes: K.
+      features: Shape of each trunk feature for one image, without the batch; () where
+        the trunk is trained.
+    """
+
+    batch: int
+    size: int
+    anchors: int
+    coordinates: int
+    classes: int
+    features: tuple[tuple[int, ...], ...] = ()
+
+
+def target_specs(sizes: Dimensions) -> tuple[manifest.TensorSpec, ...]:
+    """What `train`, `train_features` and `evaluate` take beside the image.
+
+    class_targets is 1 where an anchor holds class k; box_targets are in the regressors'
+    unit (pixels of the input, relative to the anchor); anchor_weights weight the class
+    term of an anchor, 0 ignores it; sample_weights weight an image, 0 is padding.
+    """
+    spec = manifest.TensorSpec
+    batch, anchors = sizes.batch, sizes.anchors
+    return (
+        spec("class_targets", (batch, anchors, sizes.classes)),
+        spec("box_targets", (batch, anchors, sizes.coordinates)),
+        spec("anchor_weights", (batch, anchors)),
+        spec("sample_weights", (batch,)),
+    )
+
+
+def feature_specs(sizes: Dimensions, batch: int) -> tuple[manifest.TensorSpec, ...]:
+    """The trunk's features, `feature_0` and on, in the order of the strides."""
+    return tuple(
+        manifest.TensorSpec(f"feature_{i}", (batch, *shape))
+        for i, shape in enumerate(sizes.features)
+    )
+
+
+def signatures(
+    sizes: Dimensions, variables: tuple[manifest.VariableSpec, ...]
+) -> tuple[manifest.SignatureSpec, ...]:
+    """The contract of one trainable file, in alphabetical order of the keys."""
+    spec = manifest.TensorSpec
+    image = spec("image", (sizes.batch, sizes.size, sizes.size, 3))
+    one_image = spec("image", (1, sizes.size, sizes.size, 3))
+    rate = spec("learning_rate", ())
+    targets = target_specs(sizes)
+    losses = tuple(spec(name, ()) for name in LOSSES)
+    trained = (*losses, spec("gradient_norm", ()))
+    version = spec("format_version", (), "int32")
+    state = tuple(spec(v.name, v.shape, v.dtype) for v in variables)
+    table = [
+        manifest.SignatureSpec(TRAIN, (image, *targets, rate), trained),
+        manifest.SignatureSpec(
+            INFER,
+            (one_image,),
+            (
+                spec("regressors", (1, sizes.anchors, sizes.coordinates)),
+                spec("classificators", (1, sizes.anchors, sizes.classes)),
+            ),
+        ),
+        manifest.SignatureSpec(SAVE, (version,), (version, *state)),
+        manifest.SignatureSpec(
+            RESTORE, (version, *state), (spec("restored", (), "int32"),)
+        ),
+        manifest.SignatureSpec(EVALUATE, (image, *targets), losses),
+    ]
+    if sizes.features:
+        table.append(
+            manifest.SignatureSpec(FEATURES, (one_image,), feature_specs(sizes, 1))
+        )
+        table.append(
+            manifest.SignatureSpec(
+                TRAIN_FEATURES,
+                (*feature_specs(sizes, sizes.batch), *targets, rate),
+                trained,
+            )
+        )
+    return tuple(sorted(table, key=lambda signature: signature.key))
