@@ -1,0 +1,118 @@
+"""Layers -> Keras model: the network with variables that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from ondevice.rebuild import topology
+
+
+@keras.saving.register_keras_serializable("ondevice")
+class ChannelPadding(keras.layers.Layer):
+    """Appends zero channels after those there are, up to `channels` in all."""
+
+    def __init__(self, channels: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+
+    def call(self, inputs):
+        missing = self.channels - inputs.shape[-1]
+        return keras.ops.pad(inputs, ((0, 0), (0, 0), (0, 0), (0, missing)))
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.channels)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}
+
+
+def _keras_layer(layer: topology.Layer) -> keras.layers.Layer:
+    """The Keras layer that a node stands for."""
+    window = {"kernel_size": layer.kernel, "strides": layer.stride, "padding": "same"}
+    if layer.kind == "conv":
+        return keras.layers.Conv2D(layer.shape[2], name=layer.name, **window)
+    if layer.kind == "depthwise":
+        # Every depthwise bias in the vendor's files is zero; porting checks it.
+        return keras.layers.DepthwiseConv2D(use_bias=False, name=layer.name, **window)
+    if layer.kind == "prelu":
+        return keras.layers.PReLU(shared_axes=[1, 2], name=layer.name)
+    if layer.kind == "add":
+        return keras.layers.Add(name=layer.name)
+    if layer.kind == "max_pool":
+        return keras.layers.MaxPooling2D(
+            layer.kernel, layer.stride, padding="same", name=layer.name
+        )
+    if layer.kind == "channel_pad":
+        return ChannelPadding(layer.shape[2], name=layer.name)
+    if layer.kind == "upsample":
+        # Half-pixel centres, as RESIZE_BILINEAR in the vendor's files.
+        return keras.layers.UpSampling2D(2, interpolation="bilinear", name=layer.name)
+    if layer.kind == "reshape":
+        return keras.layers.Reshape(layer.shape, name=layer.name)
+    if layer.kind == "concat":
+        return keras.layers.Concatenate(axis=1, name=layer.name)
+    raise ValueError(f"No Keras layer is known for the kind {layer.kind!r}.")
+
+
+def build(layers: tuple[topology.Layer, ...], name: str) -> keras.Model:
+    """Draws the Keras model.
+
+    Returns:
+      A model from `image` [batch, S, S, 3] float32 to a dict of outputs: `regressors`
+      [batch, N, C], `scores` [batch, N, 1] and, with more than one class,
+      `class_logits` [batch, N, K].
+    """
+    tensors = {}
+    for layer in layers:
+        if layer.kind == "input":
+            tensors[layer.name] = keras.Input(layer.shape, name=layer.name)
+            continue
+        inputs = [tensors[i] for i in layer.inputs]
+        tensors[layer.name] = _keras_layer(layer)(
+            inputs if len(inputs) > 1 else inputs[0]
+        )
+    read = {i for layer in layers for i in layer.inputs}
+    outputs = {x.name: tensors[x.name] for x in layers if x.name not in read}
+    return keras.Model(tensors["image"], outputs, name=name)
+
+
+def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Every variable of the model as `<layer>/<attribute>`.
+
+    Keras 3 calls every kernel `kernel`, so `variable.name` alone would collide.
+    """
+    return {
+        f"{layer.name}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.variables
+    }
+
+
+def assign(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
+    """Sets every variable of the model, each once.
+
+    Args:
+      model: The model to change.
+      weights: `<layer>/<attribute>` -> float32 array in Keras' layout.
+
+    Raises:
+      ValueError: If a name is missing, surplus or misshapen; nothing is set then.
+    """
+    named = named_variables(model)
+    faults = [f"no weight for {name}" for name in sorted(named.keys() - weights.keys())]
+    faults += [f"no variable {name}" for name in sorted(weights.keys() - named.keys())]
+    faults += [
+        f"{name} must have shape {tuple(named[name].shape)}, not {weights[name].shape}"
+        for name in sorted(named.keys() & weights.keys())
+        if tuple(named[name].shape) != weights[name].shape
+    ]
+    if faults:
+        raise ValueError(
+            "The weights must set every variable of the model once. "
+            f"Received: {'; '.join(faults)}."
+        )
+    for name, variable in named.items():
+        variable.assign(weights[name])

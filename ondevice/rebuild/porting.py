@@ -1,0 +1,168 @@
+"""Weights: from the vendor's constants into the Keras model's variables.
+
+The rows point at operators, not at names, which differ between converters and mislead in
+palm full and lite: there a bias is called `depthwise_conv2d_4/depthwise`. A float16
+constant stands behind a DEQUANTIZE; the cast to float32 is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from checkpoints import tflite_file
+from ondevice.rebuild import layout, recognition, topology
+
+# Kind of layer -> (operand, attribute, axes in the file, axes in Keras). An attribute of
+# None has no variable: it must be zero.
+ROLES: dict[str, tuple[tuple[int, str | None, str, str], ...]] = {
+    "conv": ((1, "kernel", "OHWI", "HWIO"), (2, "bias", "O", "O")),
+    "depthwise": ((1, "kernel", "1HWC", "HWC1"), (2, None, "C", "C")),
+    "prelu": ((1, "alpha", "HWC", "HWC"),),
+}
+
+
+class PortingError(ValueError):
+    """Constants and variables that do not cover each other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One weight.
+
+    Attributes:
+      variable: `<layer>/<attribute>`, or None for a constant that must be zero.
+      tensor: Index of the constant in subgraph 0.
+      permutation: Axes that bring the constant into Keras' layout.
+    """
+
+    variable: str | None
+    tensor: int
+    permutation: tuple[int, ...]
+
+
+def weight_map(
+    file: tflite_file.TfliteFile, found: recognition.Recognised
+) -> tuple[Row, ...]:
+    """The table of weights of a recognised file.
+
+    Args:
+      file: The vendor's file.
+      found: What `recognition.recognise` found in it.
+
+    Returns:
+      A row for every operand that carries weights, in the order of the layers.
+
+    Raises:
+      PortingError: If an operand is no constant.
+    """
+    graph = file.subgraphs[0]
+    decoded = {
+        op.outputs[0]: op.inputs[0]
+        for op in graph.operators
+        if op.name in recognition.DECODERS
+    }
+    rows = []
+    for layer in found.layers:
+        for operand, attribute, source, target in ROLES.get(layer.kind, ()):
+            operator = found.operators[layer.name]
+            index = operator.inputs[operand] if operand < len(operator.inputs) else -1
+            if index < 0 and attribute is None:
+                continue  # an absent bias is a zero bias
+            index = decoded.get(index, index)
+            if index < 0 or file.constant(0, index) is None:
+                raise PortingError(
+                    f"Operand {operand} of operator {operator.index} "
+                    f"({operator.name}, layer {layer.name}) must be a constant. "
+                    f"Received: tensor {index}."
+                )
+            rows.append(
+                Row(
+                    f"{layer.name}/{attribute}" if attribute else None,
+                    index,
+                    layout.permutation(source, target),
+                )
+            )
+    return tuple(rows)
+
+
+def port(
+    file: tflite_file.TfliteFile, found: recognition.Recognised
+) -> dict[str, np.ndarray]:
+    """Reads every weight, complete both ways.
+
+    Args:
+      file: The vendor's file, float32 or float16.
+      found: What `recognition.recognise` found in it.
+
+    Returns:
+      `<layer>/<attribute>` -> float32 array in Keras' layout: every variable of the
+      one-class network once.
+
+    Raises:
+      PortingError: If a variable is not set, a float constant is not read, a shape is
+        wrong, or a bias that has no variable is not zero; one error names them all.
+    """
+    expected = topology.variables(found.layers)
+    weights: dict[str, np.ndarray] = {}
+    read: set[int] = set()
+    faults: list[str] = []
+    for row in weight_map(file, found):
+        stored = file.constant(0, row.tensor)
+        assert stored is not None  # weight_map looked
+        read.add(row.tensor)
+        if stored.dtype not in (np.float32, np.float16):
+            faults.append(f"tensor {row.tensor} is {stored.dtype}, not float")
+            continue
+        if row.variable is None:
+            if stored.any():
+                faults.append(f"tensor {row.tensor}, a depthwise bias, is not zero")
+            continue
+        value = stored.astype(np.float32).transpose(row.permutation)
+        if row.variable in weights:
+            faults.append(f"{row.variable} is set twice")
+        if value.shape != expected[row.variable]:
+            faults.append(
+                f"{row.variable} must have shape {expected[row.variable]}, "
+                f"tensor {row.tensor} gives {value.shape}"
+            )
+        weights[row.variable] = np.ascontiguousarray(value)
+    unset = sorted(expected.keys() - weights.keys())
+    unread = sorted(_float_constants(file) - read)
+    if unset:
+        faults.append(f"unset variables: {unset}")
+    if unread:
+        faults.append(f"unread float constants: tensors {unread}")
+    if faults:
+        raise PortingError(
+            "The table of weights must set every variable and read every float "
+            f"constant once. Received: {'; '.join(faults)}."
+        )
+    return weights
+
+
+def with_classes(
+    weights: dict[str, np.ndarray], layers: tuple[topology.Layer, ...]
+) -> dict[str, np.ndarray]:
+    """Adds the class heads' weights, which start at zero.
+
+    With zero class logits the score of every class is the palm's own
+    (`signatures.scores`), so that a fresh file detects what the vendor's does.
+    """
+    shapes = topology.variables(layers)
+    new = {n: np.zeros(s, np.float32) for n, s in shapes.items() if n not in weights}
+    return {name: {**weights, **new}[name] for name in shapes}
+
+
+def _float_constants(file: tflite_file.TfliteFile) -> set[int]:
+    """Indices of the float constants that operators of subgraph 0 read."""
+    graph = file.subgraphs[0]
+    return {
+        index
+        for operator in graph.operators
+        for index in operator.inputs
+        if index >= 0
+        and graph.tensors[index].dtype in ("FLOAT32", "FLOAT16")
+        and file.constant(0, index) is not None
+    }

@@ -1,0 +1,237 @@
+"""Spec -> layers: the network as a list of nodes, in the order of execution.
+
+The Keras model is drawn from this list, the vendor's graph is matched against it, and the
+table of weights is generated from it. Layers are numbered as Keras does on creation, as
+in the vendor's files (`conv2d`, `conv2d_1`, ..., `depthwise_conv2d`, ..., `p_re_lu`, ...).
+
+A block is: depthwise k x k -> 1x1 convolution -> add the shortcut -> PReLU. The shortcut
+of a stride-2 block is a 2x2 max-pool, then zero channels appended where they grow. After
+a lateral there is no activation.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+from ondevice.rebuild import specs
+
+# Groups: what a layer belongs to when a part of the network is trained.
+STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
+    "stem", "up", "box_head", "palm_head", "class_head", "glue",
+)  # fmt: skip
+BLOCK = "block:"  # followed by the block's number, from the input on
+
+# Outputs of the network, the vendor's two and the class logits beside them.
+REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One node.
+
+    Attributes:
+      name: Unique; the checkpoint's names start with it.
+      kind: conv, depthwise, prelu, add, max_pool, channel_pad, upsample, reshape, concat
+        or input.
+      inputs: Names of the layers it reads.
+      shape: Output shape for one image, without the batch.
+      group: Part of the network, see above.
+      kernel: Side of the window, for conv, depthwise and max_pool.
+      stride: Step of the window.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    group: str
+    kernel: int = 1
+    stride: int = 1
+
+
+class _Drawing:
+    """Collects layers and numbers them."""
+
+    def __init__(self) -> None:
+        self.layers: dict[str, Layer] = {}
+        self._count: collections.Counter[str] = collections.Counter()
+
+    def add(
+        self,
+        kind: str,
+        inputs: tuple[Layer, ...],
+        shape: tuple[int, ...],
+        group: str,
+        name: str = "",
+        **window: int,
+    ) -> Layer:
+        if not name:
+            stem = _KERAS_NAMES[kind]
+            number = self._count[stem]
+            self._count[stem] += 1
+            name = f"{stem}_{number}" if number else stem
+        layer = Layer(name, kind, tuple(i.name for i in inputs), shape, group, **window)
+        self.layers[name] = layer
+        return layer
+
+    def conv(
+        self, x: Layer, channels: int, group: str, name: str = "", **window: int
+    ) -> Layer:
+        side = x.shape[0] // window.get("stride", 1)
+        return self.add("conv", (x,), (side, side, channels), group, name, **window)
+
+    def prelu(self, x: Layer, group: str) -> Layer:
+        return self.add("prelu", (x,), x.shape, group)
+
+    def block(self, x: Layer, channels: int, stride: int, kernel: int) -> Layer:
+        group = f"{BLOCK}{self._count['block']}"
+        self._count["block"] += 1
+        side = x.shape[0] // stride
+        y = self.add(
+            "depthwise", (x,), (side, side, x.shape[2]), group,
+            kernel=kernel, stride=stride,
+        )  # fmt: skip
+        y = self.conv(y, channels, group)
+        if stride == 2:
+            x = self.add(
+                "max_pool", (x,), (side, side, x.shape[2]), group, kernel=2, stride=2
+            )
+        if channels > x.shape[2]:
+            x = self.add("channel_pad", (x,), y.shape, group)
+        return self.prelu(self.add("add", (y, x), y.shape, group), group)
+
+
+_KERAS_NAMES = {
+    "conv": "conv2d",
+    "depthwise": "depthwise_conv2d",
+    "prelu": "p_re_lu",
+    "add": "add",
+    "max_pool": "max_pooling2d",
+    "channel_pad": "channel_padding",
+    "upsample": "up_sampling2d",
+}
+
+
+def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
+    """Draws the network.
+
+    Args:
+      spec: The detector.
+      classes: With 1 the network is the vendor's. With more, it has beside the vendor's
+        palm score K class logits for every anchor, from 1x1 heads of their own.
+
+    Returns:
+      The layers in order of execution. The outputs are called `REGRESSORS`, `SCORES`
+      and, with more than one class, `CLASS_LOGITS`.
+    """
+    net = _Drawing()
+    size = spec.input_size
+    x = net.add("input", (), (size, size, 3), GLUE, name="image")
+    x = net.conv(x, spec.stem_channels, STEM, kernel=spec.kernel, stride=2)
+    x = net.prelu(x, STEM)
+    laterals = []
+    for stage in spec.stages:
+        for i in range(stage.blocks):
+            stride = stage.stride if i == 0 else 1
+            x = net.block(x, stage.channels, stride, spec.kernel)
+        laterals.append(x)
+    grids = []
+    for decoder in spec.decoders:
+        side = 2 * x.shape[0]
+        x = net.add("upsample", (x,), (side, side, x.shape[2]), GLUE)
+        x = net.prelu(net.conv(x, decoder.channels, UP), UP)
+        x = net.add("add", (x, laterals[decoder.lateral]), x.shape, GLUE)
+        for _ in range(decoder.blocks):
+            x = net.block(x, decoder.channels, 1, spec.kernel)
+        grids.append(x)
+    outputs = [
+        (REGRESSORS, "regressor", BOX_HEAD, spec.coordinates),
+        (SCORES, "classifier", PALM_HEAD, 1),
+    ]
+    if classes > 1:
+        outputs.append((CLASS_LOGITS, "class", CLASS_HEAD, classes))
+    for output, prefix, group, width in outputs:
+        parts = []
+        for head in spec.heads:
+            name = f"{prefix}_{head.stride}"
+            y = net.conv(grids[head.source], head.anchors * width, group, name=name)
+            rows = y.shape[0] * y.shape[1] * head.anchors
+            parts.append(
+                net.add("reshape", (y,), (rows, width), GLUE, name=f"{name}_rows")
+            )
+        net.add("concat", tuple(parts), (spec.anchors, width), GLUE, name=output)
+    return tuple(net.layers.values())
+
+
+def trunk_features(spec: specs.DetectorSpec, layers: tuple[Layer, ...]) -> list[str]:
+    """Names of the layers that the heads read, in the order of `spec.heads`."""
+    by_name = {layer.name: layer for layer in layers}
+    return [by_name[f"regressor_{head.stride}"].inputs[0] for head in spec.heads]
+
+
+def variables(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
+    """Every weight, `<layer>/<attribute>` -> shape in Keras' layout."""
+    by_name = {layer.name: layer for layer in layers}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in layers:
+        if layer.kind not in ("conv", "depthwise", "prelu"):
+            continue
+        channels, k = by_name[layer.inputs[0]].shape[2], layer.kernel
+        if layer.kind == "conv":
+            shapes[f"{layer.name}/kernel"] = (k, k, channels, layer.shape[2])
+            shapes[f"{layer.name}/bias"] = (layer.shape[2],)
+        elif layer.kind == "depthwise":
+            shapes[f"{layer.name}/kernel"] = (k, k, channels, 1)
+        else:
+            shapes[f"{layer.name}/alpha"] = (1, 1, channels)
+    return shapes
+
+
+def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]:
+    """Which weights `--trainable=choice` trains.
+
+    Args:
+      layers: The network.
+      choice: `all`; `heads`, class and box heads; `classifier`, class heads;
+        `blocks:N`, the last N residual blocks and the heads; `bias`, every bias, PReLU
+        slopes included, and class heads that are new.
+
+    Returns:
+      Names in the network's order.
+
+    Raises:
+      ValueError: If the choice is none of these, or N does not count blocks.
+    """
+    heads = (BOX_HEAD, PALM_HEAD, CLASS_HEAD)
+    blocks = [g for g in dict.fromkeys(x.group for x in layers) if g.startswith(BLOCK)]
+    groups: tuple[str, ...] = ()
+    if choice == "heads":
+        groups = heads
+    elif choice == "classifier":
+        groups = (PALM_HEAD, CLASS_HEAD)
+    elif choice.startswith("blocks:") and choice[7:].isdecimal():
+        count = int(choice[7:])
+        if not 1 <= count <= len(blocks):
+            raise ValueError(
+                f"--trainable=blocks:N must have N from 1 to {len(blocks)}, the "
+                f"residual blocks of the network. Received: {choice!r}."
+            )
+        groups = (*heads, *blocks[-count:])
+    elif choice not in ("all", "bias"):
+        raise ValueError(
+            "--trainable must be one of all, heads, classifier, blocks:N, bias. "
+            f"Received: {choice!r}."
+        )
+    group_of = {layer.name: layer.group for layer in layers}
+    chosen = []
+    for name in variables(layers):
+        layer, attribute = name.split("/")
+        group = group_of[layer]
+        if choice == "bias":
+            keep = attribute in ("bias", "alpha") or group == CLASS_HEAD
+        else:
+            keep = choice == "all" or group in groups
+        if keep:
+            chosen.append(name)
+    return tuple(chosen)
