@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from ondevice.rebuild import topology
+from signatures import stateless
 
 
 @keras.saving.register_keras_serializable("ondevice")
@@ -79,18 +80,6 @@ def build(layers: tuple[topology.Layer, ...], name: str) -> keras.Model:
     return keras.Model(tensors["image"], outputs, name=name)
 
 
-def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """Every variable of the model as `<layer>/<attribute>`.
-
-    Keras 3 calls every kernel `kernel`, so `variable.name` alone would collide.
-    """
-    return {
-        f"{layer.name}/{variable.name}": variable
-        for layer in model.layers
-        for variable in layer.variables
-    }
-
-
 def assign(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
     """Sets every variable of the model, each once.
 
@@ -101,7 +90,7 @@ def assign(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
     Raises:
       ValueError: If a name is missing, surplus or misshapen; nothing is set then.
     """
-    named = named_variables(model)
+    named = stateless.named_variables(model)
     faults = [f"no weight for {name}" for name in sorted(named.keys() - weights.keys())]
     faults += [f"no variable {name}" for name in sorted(weights.keys() - named.keys())]
     faults += [

@@ -1,0 +1,186 @@
+"""Optimizers: pure update rules, then the `tf.Module` that owns their slots.
+
+The rules are those of `keras.optimizers`, epsilon included, so that a step here and a
+step there can be compared slot by slot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
+
+from checkpoints import manifest
+
+STEP = "step"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """An optimizer and what it was set to; the learning rate is an input.
+
+    Attributes:
+      name: A key of `RULES`.
+      clip_norm: Gradients are scaled down to this global norm; 0 leaves them alone.
+      momentum: Of momentum.
+      beta_1: Decay of Adam's first moment.
+      beta_2: Decay of Adam's second moment.
+      epsilon: Added to the root of Adam's second moment.
+      weight_decay: Of AdamW, times the learning rate, as a share of the weight.
+    """
+
+    name: str = "adam"
+    clip_norm: float = 1.0
+    momentum: float = 0.9
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+    weight_decay: float = 0.004
+
+    def __post_init__(self) -> None:
+        if self.name not in RULES:
+            raise ValueError(
+                f"The optimizer must be one of {', '.join(RULES)}. "
+                f"Received: {self.name!r}."
+            )
+        if not 0 <= self.clip_norm < float("inf"):
+            raise ValueError(
+                "clip_norm must be 0 (off) or a positive number. "
+                f"Received: {self.clip_norm}."
+            )
+
+
+def sgd_step(weight, gradient, slots, rate, step, settings):
+    """w <- w - rate * g."""
+    return weight - rate * gradient, ()
+
+
+def momentum_step(weight, gradient, slots, rate, step, settings):
+    """v <- momentum * v - rate * g;  w <- w + v.
+
+    Source: Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html.
+    """
+    (velocity,) = slots
+    velocity = settings.momentum * velocity - rate * gradient
+    return weight + velocity, (velocity,)
+
+
+def adam_step(weight, gradient, slots, rate, step, settings):
+    """m, v <- moving means of g, g**2;  w <- w - a * m / (sqrt(v) + epsilon).
+
+    a = rate * sqrt(1 - beta_2**t) / (1 - beta_1**t), t counting from 1.
+
+    Source: Kingma and Ba 2015, https://arxiv.org/abs/1412.6980, section 2's last form.
+    """
+    m, v = slots
+    m = m + (gradient - m) * (1.0 - settings.beta_1)
+    v = v + (gradient * gradient - v) * (1.0 - settings.beta_2)
+    scale = rate * tf.sqrt(1.0 - tf.pow(settings.beta_2, step))
+    scale = scale / (1.0 - tf.pow(settings.beta_1, step))
+    return weight - scale * m / (tf.sqrt(v) + settings.epsilon), (m, v)
+
+
+def adamw_step(weight, gradient, slots, rate, step, settings):
+    """w <- w - rate * decay * w, then Adam's step.
+
+    Source: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, algorithm 2.
+    """
+    weight = weight - weight * (settings.weight_decay * rate)
+    return adam_step(weight, gradient, slots, rate, step, settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An update rule and the names of the slots that it keeps for each weight."""
+
+    update: Callable
+    slots: tuple[str, ...]
+
+
+RULES = {
+    "adam": Rule(adam_step, ("m", "v")),
+    "adamw": Rule(adamw_step, ("m", "v")),
+    "momentum": Rule(momentum_step, ("velocity",)),
+    "sgd": Rule(sgd_step, ()),
+}
+
+
+def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The root of the sum of all squares; a scalar, 0 or more."""
+    total = tf.zeros([])
+    for gradient in gradients:
+        flat = tf.reshape(gradient, [-1])
+        total += tf.reduce_sum(flat * flat)
+    return tf.sqrt(total)
+
+
+class Optimizer(tf.Module):
+    """Owns the slots and the step, and moves the weights."""
+
+    def __init__(
+        self, settings: Settings, weights: Mapping[str, tf.Variable]
+    ) -> None:
+        """Creates the slots.
+
+        Args:
+          settings: Which rule, and its numbers.
+          weights: The variables to train, by name.
+        """
+        super().__init__()
+        self._settings = settings
+        self._rule = RULES[settings.name]
+        self._weights = dict(weights)
+        self.slots = {
+            name: [
+                tf.Variable(tf.zeros(weight.shape), name=f"{name}/{slot}")
+                for slot in self._rule.slots
+            ]
+            for name, weight in weights.items()
+        }
+        self.step = tf.Variable(0, dtype=tf.int32, name=STEP)
+
+    def state(self) -> list[tuple[str, str, tf.Variable]]:
+        """(name, role, variable) of every slot, and of the step last."""
+        slots = [
+            (f"{name}/{slot}", manifest.SLOT, variable)
+            for name, variables in self.slots.items()
+            for slot, variable in zip(self._rule.slots, variables)
+        ]
+        return [*slots, (STEP, manifest.STEP, self.step)]
+
+    def apply(
+        self,
+        values: Sequence[tf.Tensor],
+        gradients: Sequence[tf.Tensor],
+        rate: tf.Tensor,
+    ) -> tf.Tensor:
+        """Takes one step.
+
+        Args:
+          values: The weights as they were read for the gradient, in order.
+          gradients: One for each weight.
+          rate: The learning rate, a float32 scalar.
+
+        Returns:
+          The gradients' global norm before clipping, a scalar.
+        """
+        norm = global_norm(gradients)
+        if self._settings.clip_norm:
+            limit = self._settings.clip_norm
+            shrink = limit / tf.maximum(norm, limit)
+            gradients = [gradient * shrink for gradient in gradients]
+        step = self.step.read_value() + 1
+        t = tf.cast(step, tf.float32)
+        for (name, variable), value, gradient in zip(
+            self._weights.items(), values, gradients
+        ):
+            slots = tuple(slot.read_value() for slot in self.slots[name])
+            value, slots = self._rule.update(
+                value, gradient, slots, rate, t, self._settings
+            )
+            variable.assign(value)
+            for slot, updated in zip(self.slots[name], slots):
+                slot.assign(updated)
+        self.step.assign(step)
+        return norm

@@ -1,0 +1,63 @@
+"""A Keras model as a pure function of named weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Every variable of the model by a name that no other has.
+
+    The name is the variable's path without the model's own: `<layer>/<attribute>`,
+    deeper where layers nest. Keras 3 calls every kernel `kernel`, so the variable's own
+    name would collide.
+
+    Raises:
+      ValueError: If two variables have one name.
+    """
+    named: dict[str, keras.Variable] = {}
+    for variable in model.variables:
+        name = variable.path.removeprefix(f"{model.name}/")
+        if name in named:
+            raise ValueError(
+                "Every variable of a model must have a name of its own. "
+                f"Received: two called {name!r}."
+            )
+        named[name] = variable
+    return named
+
+
+class Stateless:
+    """Calls a Keras model with weights given as tensors instead of its variables.
+
+    Attributes:
+      names: Every weight's name.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        name_of = {id(v): name for name, v in named_variables(model).items()}
+        self._trainable = [name_of[id(v)] for v in model.trainable_variables]
+        self._other = [name_of[id(v)] for v in model.non_trainable_variables]
+        self.names = frozenset(name_of.values())
+
+    def __call__(self, weights: Mapping[str, tf.Tensor], inputs: Any) -> Any:
+        """Runs the model.
+
+        Args:
+          weights: A tensor for each of `names`; others are passed over.
+          inputs: What the model takes.
+
+        Returns:
+          What the model gives.
+        """
+        outputs, _ = self._model.stateless_call(
+            [weights[name] for name in self._trainable],
+            [weights[name] for name in self._other],
+            inputs,
+        )
+        return outputs

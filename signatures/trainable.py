@@ -1,0 +1,194 @@
+"""The `tf.Module` behind a trainable file: train, infer, save, restore, evaluate.
+
+The module owns one variable for each trained weight; every other weight is a constant of
+the graph, so that the converter and XNNPACK see plain convolutions there. Where the trunk
+is frozen the network comes in two parts, and two more signatures stand for them.
+
+Inputs and outputs of a signature are passed by their place in the contract and carry the
+names `in_0`, ... and `out_0`, ... until conversion puts the contract's names into the
+file: TensorFlow allows no slash in a signature's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from checkpoints import manifest
+from signatures import contract, optimizers, stateless
+from signatures.gradients import graph
+
+# Takes the network's outputs and the targets by name; gives at least `contract.LOSSES`.
+Loss = Callable[..., Mapping[str, tf.Tensor]]
+
+# Takes the network's outputs; gives what `infer` gives, in the contract's order.
+Predict = Callable[[Mapping[str, tf.Tensor]], Sequence[tf.Tensor]]
+
+
+class Trainable(tf.Module):
+    """A network that learns through signatures."""
+
+    def __init__(
+        self,
+        network: stateless.Stateless,
+        weights: Mapping[str, np.ndarray],
+        trained: Sequence[str],
+        loss: Loss,
+        predict: Predict,
+        settings: optimizers.Settings,
+        trunk: stateless.Stateless | None = None,
+    ) -> None:
+        """Takes the weights over: trained ones become variables, the rest constants.
+
+        Args:
+          network: From the image to the outputs, or where there is a trunk from its
+            features to the outputs.
+          weights: Every weight of the network and the trunk.
+          trained: Names of the weights to train, in the file's order.
+          loss: From outputs and targets to the losses.
+          predict: From outputs to what `infer` gives.
+          settings: The optimizer.
+          trunk: From the image to a list of features, frozen.
+
+        Raises:
+          ValueError: If nothing is trained, or a trained weight is not the network's.
+        """
+        super().__init__()
+        strangers = sorted(set(trained) - network.names)
+        if strangers or not trained:
+            raise ValueError(
+                "At least one weight must be trained, and each must be the network's. "
+                f"Received: {len(trained)} to train, of them unknown: {strangers}."
+            )
+        self._network, self._trunk = network, trunk
+        self._loss, self._predict = loss, predict
+        self._frozen = {n: w for n, w in weights.items() if n not in set(trained)}
+        self._weights = {n: tf.Variable(weights[n], name=n) for n in trained}
+        self._optimizer = optimizers.Optimizer(settings, self._weights)
+        roles = [(n, manifest.WEIGHT, v) for n, v in self._weights.items()]
+        self._state = [*roles, *self._optimizer.state()]
+
+    @property
+    def specs(self) -> tuple[manifest.VariableSpec, ...]:
+        """Every variable: weights, slots, then the step."""
+        return tuple(
+            manifest.VariableSpec(name, tuple(v.shape), v.dtype.name, role)
+            for name, role, v in self._state
+        )
+
+    @property
+    def frozen(self) -> Mapping[str, np.ndarray]:
+        """The weights that are constants."""
+        return self._frozen
+
+    def functions(
+        self, signatures: Sequence[manifest.SignatureSpec]
+    ) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Traces every signature of a contract.
+
+        Args:
+          signatures: From `contract.signatures`.
+
+        Returns:
+          Key -> concrete function with inputs `in_0`, ... and outputs `out_0`, ...
+        """
+        return {s.key: self._trace(s) for s in signatures}
+
+    def _trace(
+        self, signature: manifest.SignatureSpec
+    ) -> tf.types.experimental.ConcreteFunction:
+        method = getattr(self, f"_{signature.key}")
+
+        def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
+            named = {s.name: a for s, a in zip(signature.inputs, arguments)}
+            outputs = method(**named) if signature.key != "restore" else method(named)
+            return {
+                f"out_{i}": tf.identity(tf.ensure_shape(outputs[s.name], s.shape))
+                for i, s in enumerate(signature.outputs)
+            }
+
+        return tf.function(
+            call,
+            input_signature=[
+                tf.TensorSpec(s.shape, tf.as_dtype(s.dtype), name=f"in_{i}")
+                for i, s in enumerate(signature.inputs)
+            ],
+            autograph=False,
+        ).get_concrete_function()
+
+    # The signatures, each named for its key.
+
+    def _train(self, image, learning_rate, **targets):
+        return self._step(self._inputs(image), learning_rate, targets)
+
+    def _train_features(self, learning_rate, **features_and_targets):
+        features, targets = _split_features(features_and_targets)
+        return self._step(features, learning_rate, targets)
+
+    def _features(self, image):
+        features = self._inputs(image)
+        return {f"feature_{i}": feature for i, feature in enumerate(features)}
+
+    def _infer(self, image):
+        inputs = self._inputs(image)
+        predictions = graph.forward(self._predictions, self._values(), inputs)
+        return dict(zip(("regressors", "classificators"), predictions))
+
+    def _evaluate(self, image, **targets):
+        inputs = self._inputs(image)
+        losses = graph.forward(self._losses, self._values(), inputs, targets)
+        return dict(zip(contract.LOSSES, losses))
+
+    def _save(self, format_version):
+        values = {name: v.read_value() for name, _, v in self._state}
+        return {**values, "format_version": format_version}
+
+    def _restore(self, tensors):
+        """Takes what `_save` gave; of another version's tensors it counts none."""
+        for name, _, variable in self._state:
+            variable.assign(tensors[name])
+        ours = tf.equal(tensors["format_version"], contract.FORMAT_VERSION)
+        return {"restored": len(self._state) * tf.cast(ours, tf.int32)}
+
+    # Parts of them.
+
+    def _inputs(self, image):
+        """What the network takes: the image, or the frozen trunk's features of it."""
+        if self._trunk is None:
+            return image
+        return self._trunk(self._constants(), image)
+
+    def _values(self) -> list[tf.Tensor]:
+        return [variable.read_value() for variable in self._weights.values()]
+
+    def _constants(self) -> dict[str, tf.Tensor]:
+        return {name: tf.constant(value) for name, value in self._frozen.items()}
+
+    def _outputs(self, values, inputs):
+        weights = {**self._constants(), **dict(zip(self._weights, values))}
+        return self._network(weights, inputs)
+
+    def _predictions(self, values, inputs):
+        return self._predict(self._outputs(values, inputs))
+
+    def _losses(self, values, inputs, targets):
+        """The losses in the contract's order, the one to differentiate first."""
+        losses = self._loss(self._outputs(values, inputs), **targets)
+        return tuple(losses[name] for name in contract.LOSSES)
+
+    def _step(self, inputs, learning_rate, targets):
+        values = self._values()
+        losses, gradients = graph.value_and_gradients(
+            self._losses, values, inputs, targets
+        )
+        norm = self._optimizer.apply(values, gradients, learning_rate)
+        return {**dict(zip(contract.LOSSES, losses)), "gradient_norm": norm}
+
+
+def _split_features(tensors):
+    """Features in their order, and the rest by name."""
+    features = [t for name, t in tensors.items() if name.startswith("feature_")]
+    rest = {n: t for n, t in tensors.items() if not n.startswith("feature_")}
+    return features, rest
