@@ -105,8 +105,8 @@ class Manifest:
       signatures: In alphabetical order of their keys.
       variables: Trainable files: every variable, weights, slots and the step.
       constants: Inference files: every weight.
-      fingerprint: Hex SHA-256 over spec, classes, variables' names and shapes, and frozen
-        constants; a checkpoint fits the files that carry the same one.
+      fingerprint: Hex SHA-256 over spec, classes, variables' names and shapes, and
+        frozen constants; a checkpoint fits the files that carry the same one.
       census: Operator name -> count, over all subgraphs.
       versions: Package -> version that made the file.
       version: Version of this format.
