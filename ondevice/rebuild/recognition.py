@@ -62,7 +62,11 @@ def recognise(file: tflite_file.TfliteFile) -> Recognised:
         raise UnknownDetectorError("A detector must have a graph. Received: none.")
     graph = file.subgraphs[0]
     keys = _file_keys(file)
-    operator_of = {keys[op.outputs[0]]: op for op in graph.operators if op.outputs}
+    operator_of = {
+        keys[op.outputs[0]]: op
+        for op in graph.operators
+        if op.outputs and op.outputs[0] in keys
+    }
     received = collections.Counter(keys[i] for i in graph.outputs)
     best = (0.0, "", "")
     for spec in specs.PRESETS.values():
