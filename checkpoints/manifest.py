@@ -100,6 +100,7 @@ class Manifest:
       keypoints: Keypoints of a detection.
       trainable: The `--trainable` choice.
       optimizer: {"name", "clip_norm", ...hyper-parameters}.
+      losses: Weights of the loss's terms, `signatures.losses.LossWeights`.
       batch_size: Images in one training step.
       ops: `builtin` or `select`.
       signatures: In alphabetical order of their keys.
@@ -122,6 +123,7 @@ class Manifest:
     keypoints: int
     trainable: str
     optimizer: Mapping[str, Any]
+    losses: Mapping[str, float]
     batch_size: int
     ops: str
     signatures: tuple[SignatureSpec, ...]

@@ -75,7 +75,10 @@ def trainable(
 
 
 def inference(
-    function: Callable, weights: Mapping[str, np.ndarray], names: Sequence[str]
+    function: Callable,
+    image_shape: tuple[int, ...],
+    weights: Mapping[str, np.ndarray],
+    names: Sequence[str],
 ) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
     """Converts a pure function of weights and one image into a frozen file.
 
@@ -84,9 +87,9 @@ def inference(
 
     Args:
       function: From (weights by name, image) to a tuple of outputs.
+      image_shape: Of the image, batch included.
       weights: Name -> float32 array; the shapes count, the values are not used.
-      names: The name of the input, then one for each output; the input's shape follows
-        from the function, which must have an `image_shape` attribute.
+      names: The name of the input, then one for each output.
 
     Returns:
       The .tflite with probe weights, and where each weight lies in it.
@@ -104,9 +107,10 @@ def inference(
         constants = {name: tf.constant(probe) for name, probe in probes.items()}
         return function(constants, image)
 
-    shape = function.image_shape
     concrete = tf.function(
-        call, input_signature=[tf.TensorSpec(shape, tf.float32, "image")]
+        call,
+        input_signature=[tf.TensorSpec(image_shape, tf.float32, "image")],
+        autograph=False,
     ).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
     model = schema.ModelT.InitFromPackedBuf(_convert(converter, "builtin"), 0)

@@ -17,6 +17,7 @@ EVALUATE, FEATURES, TRAIN_FEATURES = "evaluate", "features", "train_features"
 FORMAT_VERSION = 1
 
 LOSSES = ("loss", "class_loss", "box_loss")
+TARGETS = ("class_targets", "box_targets", "anchor_weights", "sample_weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +68,15 @@ def feature_specs(sizes: Dimensions, batch: int) -> tuple[manifest.TensorSpec, .
 
 
 def signatures(
-    sizes: Dimensions, variables: tuple[manifest.VariableSpec, ...]
+    sizes: Dimensions,
+    variables: tuple[manifest.VariableSpec, ...],
+    ops: str = "builtin",
 ) -> tuple[manifest.SignatureSpec, ...]:
-    """The contract of one trainable file, in alphabetical order of the keys."""
+    """The contract of one trainable file, in alphabetical order of the keys.
+
+    Under ops=select save and restore are the overview's: both take the path of a
+    TensorFlow checkpoint, and save gives it back.
+    """
     spec = manifest.TensorSpec
     image = spec("image", (sizes.batch, sizes.size, sizes.size, 3))
     one_image = spec("image", (1, sizes.size, sizes.size, 3))
@@ -77,8 +84,12 @@ def signatures(
     targets = target_specs(sizes)
     losses = tuple(spec(name, ()) for name in LOSSES)
     trained = (*losses, spec("gradient_norm", ()))
+    restored = spec("restored", (), "int32")
     version = spec("format_version", (), "int32")
-    state = tuple(spec(v.name, v.shape, v.dtype) for v in variables)
+    state = (version, *(spec(v.name, v.shape, v.dtype) for v in variables))
+    saved_from = (version,)
+    if ops == "select":
+        state = saved_from = (spec("checkpoint_path", (), "string"),)
     table = [
         manifest.SignatureSpec(TRAIN, (image, *targets, rate), trained),
         manifest.SignatureSpec(
@@ -89,10 +100,8 @@ def signatures(
                 spec("classificators", (1, sizes.anchors, sizes.classes)),
             ),
         ),
-        manifest.SignatureSpec(SAVE, (version,), (version, *state)),
-        manifest.SignatureSpec(
-            RESTORE, (version, *state), (spec("restored", (), "int32"),)
-        ),
+        manifest.SignatureSpec(SAVE, saved_from, state),
+        manifest.SignatureSpec(RESTORE, state, (restored,)),
         manifest.SignatureSpec(EVALUATE, (image, *targets), losses),
     ]
     if sizes.features:

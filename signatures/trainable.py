@@ -83,6 +83,12 @@ class Trainable(tf.Module):
         """The weights that are constants."""
         return self._frozen
 
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        """Sets the variables that `state` names: weights, slots or the step."""
+        for name, _, variable in self._state:
+            if name in state:
+                variable.assign(state[name])
+
     def functions(
         self, signatures: Sequence[manifest.SignatureSpec]
     ) -> dict[str, tf.types.experimental.ConcreteFunction]:
@@ -103,7 +109,7 @@ class Trainable(tf.Module):
 
         def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
             named = {s.name: a for s, a in zip(signature.inputs, arguments)}
-            outputs = method(**named) if signature.key != "restore" else method(named)
+            outputs = method(named)
             return {
                 f"out_{i}": tf.identity(tf.ensure_shape(outputs[s.name], s.shape))
                 for i, s in enumerate(signature.outputs)
@@ -120,30 +126,30 @@ class Trainable(tf.Module):
 
     # The signatures, each named for its key.
 
-    def _train(self, image, learning_rate, **targets):
-        return self._step(self._inputs(image), learning_rate, targets)
+    def _train(self, tensors):
+        return self._step(self._inputs(tensors["image"]), tensors)
 
-    def _train_features(self, learning_rate, **features_and_targets):
-        features, targets = _split_features(features_and_targets)
-        return self._step(features, learning_rate, targets)
+    def _train_features(self, tensors):
+        features = [t for n, t in tensors.items() if n.startswith("feature_")]
+        return self._step(features, tensors)
 
-    def _features(self, image):
-        features = self._inputs(image)
+    def _features(self, tensors):
+        features = self._inputs(tensors["image"])
         return {f"feature_{i}": feature for i, feature in enumerate(features)}
 
-    def _infer(self, image):
-        inputs = self._inputs(image)
-        predictions = graph.forward(self._predictions, self._values(), inputs)
+    def _infer(self, tensors):
+        inputs = self._inputs(tensors["image"])
+        predictions = self._forward(self._predictions, self._values(), inputs)
         return dict(zip(("regressors", "classificators"), predictions))
 
-    def _evaluate(self, image, **targets):
-        inputs = self._inputs(image)
-        losses = graph.forward(self._losses, self._values(), inputs, targets)
+    def _evaluate(self, tensors):
+        inputs = self._inputs(tensors["image"])
+        losses = self._forward(self._losses, self._values(), inputs, _targets(tensors))
         return dict(zip(contract.LOSSES, losses))
 
-    def _save(self, format_version):
+    def _save(self, tensors):
         values = {name: v.read_value() for name, _, v in self._state}
-        return {**values, "format_version": format_version}
+        return {**values, "format_version": tensors["format_version"]}
 
     def _restore(self, tensors):
         """Takes what `_save` gave; of another version's tensors it counts none."""
@@ -178,17 +184,19 @@ class Trainable(tf.Module):
         losses = self._loss(self._outputs(values, inputs), **targets)
         return tuple(losses[name] for name in contract.LOSSES)
 
-    def _step(self, inputs, learning_rate, targets):
+    def _step(self, inputs, tensors):
         values = self._values()
-        losses, gradients = graph.value_and_gradients(
-            self._losses, values, inputs, targets
+        losses, gradients = self._differentiate(
+            self._losses, values, inputs, _targets(tensors)
         )
-        norm = self._optimizer.apply(values, gradients, learning_rate)
+        norm = self._optimizer.apply(values, gradients, tensors["learning_rate"])
         return {**dict(zip(contract.LOSSES, losses)), "gradient_norm": norm}
 
+    # How a function of the weights is emitted; --ops=select leaves it to TensorFlow.
+    _forward = staticmethod(graph.forward)
+    _differentiate = staticmethod(graph.value_and_gradients)
 
-def _split_features(tensors):
-    """Features in their order, and the rest by name."""
-    features = [t for name, t in tensors.items() if name.startswith("feature_")]
-    rest = {n: t for n, t in tensors.items() if not n.startswith("feature_")}
-    return features, rest
+
+def _targets(tensors):
+    """What the loss takes beside the outputs."""
+    return {n: t for n, t in tensors.items() if n in contract.TARGETS}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -58,26 +59,34 @@ def _keras_layer(layer: topology.Layer) -> keras.layers.Layer:
     raise ValueError(f"No Keras layer is known for the kind {layer.kind!r}.")
 
 
-def build(layers: tuple[topology.Layer, ...], name: str) -> keras.Model:
+def build(
+    layers: tuple[topology.Layer, ...], name: str, features: Sequence[str] = ()
+) -> keras.Model:
     """Draws the Keras model.
 
+    Args:
+      layers: A network, or a part of one that begins with its inputs.
+      name: Of the model.
+      features: Layers to give out, as a list; none stands for the outputs.
+
     Returns:
-      A model from `image` [batch, S, S, 3] float32 to a dict of outputs: `regressors`
-      [batch, N, C], `scores` [batch, N, 1] and, with more than one class,
-      `class_logits` [batch, N, K].
+      A model from the inputs (`image` [batch, S, S, 3] float32) to the features, or to a
+      dict of outputs: `regressors` [batch, N, C], `scores` [batch, N, 1] and, with more
+      than one class, `class_logits` [batch, N, K].
     """
-    tensors = {}
+    tensors, inputs = {}, []
     for layer in layers:
         if layer.kind == "input":
             tensors[layer.name] = keras.Input(layer.shape, name=layer.name)
+            inputs.append(tensors[layer.name])
             continue
-        inputs = [tensors[i] for i in layer.inputs]
-        tensors[layer.name] = _keras_layer(layer)(
-            inputs if len(inputs) > 1 else inputs[0]
-        )
-    read = {i for layer in layers for i in layer.inputs}
-    outputs = {x.name: tensors[x.name] for x in layers if x.name not in read}
-    return keras.Model(tensors["image"], outputs, name=name)
+        read = [tensors[i] for i in layer.inputs]
+        tensors[layer.name] = _keras_layer(layer)(read if len(read) > 1 else read[0])
+    outputs: Any = [tensors[feature] for feature in features]
+    if not features:
+        used = {i for layer in layers for i in layer.inputs}
+        outputs = {x.name: tensors[x.name] for x in layers if x.name not in used}
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=name)
 
 
 def assign(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:

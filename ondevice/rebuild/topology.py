@@ -170,6 +170,27 @@ def trunk_features(spec: specs.DetectorSpec, layers: tuple[Layer, ...]) -> list[
     return [by_name[f"regressor_{head.stride}"].inputs[0] for head in spec.heads]
 
 
+def split(
+    layers: tuple[Layer, ...], features: list[str]
+) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    """Cuts the network at the trunk's features.
+
+    Returns:
+      The layers that the features need, and the others, which read the features as
+      inputs in their order.
+    """
+    needed = set(features)
+    for layer in reversed(layers):
+        if layer.name in needed:
+            needed.update(layer.inputs)
+    by_name = {layer.name: layer for layer in layers}
+    inputs = tuple(
+        Layer(name, "input", (), by_name[name].shape, GLUE) for name in features
+    )
+    trunk = tuple(layer for layer in layers if layer.name in needed)
+    return trunk, inputs + tuple(x for x in layers if x.name not in needed)
+
+
 def variables(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
     """Every weight, `<layer>/<attribute>` -> shape in Keras' layout."""
     by_name = {layer.name: layer for layer in layers}

@@ -1,0 +1,228 @@
+"""Weights -> fresh files: the trainable .tflite and the frozen one beside it.
+
+`build` makes them from the vendor's weights, `export --method=reconvert` from weights
+that an interpreter learnt; both come through here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+from collections.abc import Mapping
+
+import numpy as np
+
+from checkpoints import manifest as manifests
+from checkpoints import patch, tflite_file
+from ondevice import convert
+from ondevice.detection import anchors
+from ondevice.rebuild import network, specs, topology
+from signatures import contract, losses, optimizers, scores, select, stateless, trainable
+
+# Choices of what to train that leave the trunk frozen.
+_FROZEN_TRUNK = ("heads", "classifier")
+_PACKAGES = ("tensorflow", "keras", "numpy", "ondevice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What to make, the weights apart.
+
+    Attributes:
+      spec: The detector.
+      classes: Class names.
+      trainable: `all`, `heads`, `classifier`, `blocks:N` or `bias`.
+      settings: The optimizer.
+      losses: Weights of the loss's terms.
+      batch_size: Images in a training step.
+      ops: `builtin` or `select`.
+      source: {"name", "sha256"} of the vendor's file.
+    """
+
+    spec: specs.DetectorSpec
+    classes: tuple[str, ...]
+    trainable: str
+    settings: optimizers.Settings
+    losses: losses.LossWeights
+    batch_size: int
+    ops: str
+    source: Mapping[str, str]
+
+    @functools.cached_property
+    def layers(self) -> tuple[topology.Layer, ...]:
+        """The network."""
+        return topology.draw(self.spec, len(self.classes))
+
+    @functools.cached_property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the weights that train."""
+        return topology.trained_variables(self.layers, self.trainable)
+
+    def loss(self, outputs, **targets):
+        """The detector's loss; see `signatures.losses.detection`."""
+        return losses.detection(
+            outputs, **targets, input_size=self.spec.input_size, weights=self.losses
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What a recipe makes.
+
+    Attributes:
+      model: The trainable .tflite, manifest embedded.
+      inference: The frozen .tflite, manifest embedded.
+      manifest: Of the trainable one.
+    """
+
+    model: bytes
+    inference: bytes
+    manifest: manifests.Manifest
+
+
+def recipe_of(manifest: manifests.Manifest) -> Recipe:
+    """The recipe that a file was made by."""
+    return Recipe(
+        spec=specs.PRESETS[manifest.spec],
+        classes=manifest.classes,
+        trainable=manifest.trainable,
+        settings=optimizers.Settings(**manifest.optimizer),
+        losses=losses.LossWeights(**manifest.losses),
+        batch_size=manifest.batch_size,
+        ops=manifest.ops,
+        source=manifest.source,
+    )
+
+
+def make(
+    recipe: Recipe,
+    weights: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray] | None = None,
+) -> Files:
+    """Converts both files.
+
+    Args:
+      recipe: What to make.
+      weights: Every weight of the network, `<layer>/<attribute>` -> float32 in Keras'
+        layout.
+      state: Variables of the file (weights, slots, step) that replace the initial ones;
+        what an interpreter saved.
+
+    Returns:
+      The files, fresh: the weights are their constants.
+
+    Raises:
+      convert.ConversionError: If the converter refuses, or loses a variable.
+    """
+    module = _module(recipe, {**weights, **_only(state or {}, weights)})
+    module.load(state or {})
+    sizes = _dimensions(recipe)
+    signatures = contract.signatures(sizes, module.specs, recipe.ops)
+    data = convert.trainable(
+        module, module.functions(signatures), signatures, recipe.ops
+    )
+    variables = module.specs
+    if recipe.ops == "builtin":
+        variables = convert.with_buffers(data, module.specs)
+    frozen = {n: np.asarray(w).tobytes() for n, w in module.frozen.items()}
+    manifest = manifests.Manifest(
+        kind="trainable",
+        source=dict(recipe.source),
+        spec=recipe.spec.name,
+        classes=recipe.classes,
+        input_size=recipe.spec.input_size,
+        input_range=recipe.spec.input_range,
+        anchors=anchors.PRESETS[recipe.spec.name].to_dict(),
+        keypoints=recipe.spec.keypoints,
+        trainable=recipe.trainable,
+        optimizer=dataclasses.asdict(recipe.settings),
+        losses=dataclasses.asdict(recipe.losses),
+        batch_size=recipe.batch_size,
+        ops=recipe.ops,
+        signatures=signatures,
+        variables=variables,
+        constants=(),
+        fingerprint=manifests.fingerprint(
+            recipe.spec.name, recipe.classes, variables, frozen
+        ),
+        census=tflite_file.parse(data).census(),
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+    )
+    return Files(
+        model=convert.embed(data, manifest),
+        inference=_inference(recipe, manifest, {**weights, **_only(state or {}, weights)}),
+        manifest=manifest,
+    )
+
+
+def _only(state: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]):
+    return {name: value for name, value in state.items() if name in weights}
+
+
+def _module(
+    recipe: Recipe, weights: Mapping[str, np.ndarray]
+) -> trainable.Trainable:
+    """The tf.Module, in two parts where the trunk is frozen."""
+    trunk, layers = None, recipe.layers
+    if recipe.trainable in _FROZEN_TRUNK:
+        features = topology.trunk_features(recipe.spec, layers)
+        below, layers = topology.split(layers, features)
+        trunk = stateless.Stateless(network.build(below, "trunk", features))
+    kind = select.SelectTrainable if recipe.ops == "select" else trainable.Trainable
+    return kind(
+        stateless.Stateless(network.build(layers, recipe.spec.name)),
+        weights,
+        recipe.trained,
+        recipe.loss,
+        _predict,
+        recipe.settings,
+        trunk,
+    )
+
+
+def _predict(outputs):
+    """What `infer` gives: regressors and the classes' logits."""
+    logits = scores.classificators(outputs["scores"], outputs.get("class_logits"))
+    return outputs["regressors"], logits
+
+
+def _dimensions(recipe: Recipe) -> contract.Dimensions:
+    features: tuple[tuple[int, ...], ...] = ()
+    if recipe.trainable in _FROZEN_TRUNK:
+        by_name = {layer.name: layer for layer in recipe.layers}
+        names = topology.trunk_features(recipe.spec, recipe.layers)
+        features = tuple(by_name[name].shape for name in names)
+    return contract.Dimensions(
+        batch=recipe.batch_size,
+        size=recipe.spec.input_size,
+        anchors=recipe.spec.anchors,
+        coordinates=recipe.spec.coordinates,
+        classes=len(recipe.classes),
+        features=features,
+    )
+
+
+def _inference(
+    recipe: Recipe,
+    manifest: manifests.Manifest,
+    weights: Mapping[str, np.ndarray],
+) -> bytes:
+    """The frozen file, with the vendor's input and outputs, the weights patched in."""
+    spec = recipe.spec
+    model = stateless.Stateless(network.build(recipe.layers, spec.name))
+    data, constants = convert.inference(
+        lambda values, image: _predict(model(values, image)),
+        (1, spec.input_size, spec.input_size, 3),
+        weights,
+        (spec.input_name, *spec.outputs),
+    )
+    described = dataclasses.replace(
+        manifest,
+        kind="inference",
+        signatures=(),
+        variables=(),
+        constants=constants,
+        census=tflite_file.parse(data).census(),
+    )
+    return patch.patch_inference(convert.embed(data, described), described, weights)

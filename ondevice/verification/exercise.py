@@ -1,0 +1,330 @@
+"""Runs the files of a build in one runtime, in a process of its own.
+
+    python -m ondevice.verification.exercise JOB_DIRECTORY RUNTIME
+
+reads `vendor.tflite`, `model.tflite`, `inference.tflite`, `probes.npz`, `batch.npz` and
+`job.json` from the directory and writes `RUNTIME.npz` (arrays) and `RUNTIME.json` there.
+Nothing is judged here: what came out goes back. Where the runtime crashes, the process
+ends, and the build reports that. Imports no tensorflow unless that is the runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from checkpoints import manifest as manifests
+from checkpoints import patch, tflite_file
+from ondevice.device import runtimes
+from signatures import contract
+
+Arrays = dict[str, np.ndarray]
+
+# The last steps of the long run are done again from a checkpoint.
+RESUMED_STEPS = 2
+
+# The finite difference changes the loss by about this share: large beside rounding, small
+# beside the loss's curvature.
+_LOSS_SHARE = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a build hands over.
+
+    Attributes:
+      directory: Where the files lie.
+      rate: Learning rate.
+      steps: Steps of the long run.
+      threads: For the interpreters.
+    """
+
+    directory: pathlib.Path
+    rate: float
+    steps: int
+    threads: int
+
+    def read(self, name: str) -> bytes:
+        return (self.directory / name).read_bytes()
+
+    def arrays(self, name: str) -> Arrays:
+        with np.load(self.directory / name) as stored:
+            return dict(stored)
+
+
+class _Runner:
+    """A fresh interpreter, driven by signature, on one file."""
+
+    def __init__(self, data: bytes, runtime: str, threads: int) -> None:
+        self._interpreter = runtimes.create(data, runtime, threads)
+
+    def call(self, key: str, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        outputs = self._interpreter.get_signature_runner(key)(**inputs)
+        return {name: np.array(value) for name, value in outputs.items()}
+
+    def plain(self, image: np.ndarray) -> list[np.ndarray]:
+        """Runs the primary subgraph on one image."""
+        interpreter = self._interpreter
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+        interpreter.invoke()
+        details = interpreter.get_output_details()
+        return [np.array(interpreter.get_tensor(d["index"])) for d in details]
+
+
+class _Exercise:
+    """Everything that is run; `arrays` and `facts` collect what came out."""
+
+    def __init__(self, job: Job, runtime: str) -> None:
+        self._job, self._runtime = job, runtime
+        self._model = job.read("model.tflite")
+        manifest = manifests.of_file(tflite_file.parse(self._model))
+        assert manifest is not None  # the build embedded it
+        self._manifest = manifest
+        self._batch = job.arrays("batch.npz")
+        self._rate = np.float32(job.rate)
+        self.arrays: Arrays = {}
+        self.facts: dict[str, Any] = {}
+
+    def run(self) -> None:
+        self._forward()
+        if self._manifest.ops == "builtin":
+            fresh = self._orders()
+            trained, state = self._train()
+            self._resume(state)
+            self._patched(trained, state)
+            self._slope(fresh)
+
+    def _fresh(self, data: bytes | None = None) -> _Runner:
+        return _Runner(data or self._model, self._runtime, self._job.threads)
+
+    def _forward(self) -> None:
+        """The vendor's file, the trainable one and the frozen one on the probes."""
+        vendor = self._fresh(self._job.read("vendor.tflite"))
+        frozen = self._fresh(self._job.read("inference.tflite"))
+        model = self._fresh()
+        for kind, images in self._job.arrays("probes.npz").items():
+            for place, pair in enumerate(zip(*(vendor.plain(i[None]) for i in images))):
+                self.arrays[f"vendor/{kind}/{place}"] = np.concatenate(pair)
+            for place, pair in enumerate(zip(*(frozen.plain(i[None]) for i in images))):
+                self.arrays[f"inference/{kind}/{place}"] = np.concatenate(pair)
+            inferred = [model.call(contract.INFER, {"image": i[None]}) for i in images]
+            for name in inferred[0]:
+                stacked = np.concatenate([one[name] for one in inferred])
+                self.arrays[f"infer/{kind}/{name}"] = stacked
+
+    def _inputs(self, state: Arrays) -> dict[str, Arrays]:
+        """Inputs for every signature, restore's being what save gave."""
+        version = np.int32(contract.FORMAT_VERSION)
+        train = {**self._batch, "learning_rate": self._rate}
+        image = {"image": self._batch["image"][:1]}
+        inputs: dict[str, Arrays] = {
+            contract.TRAIN: train,
+            contract.EVALUATE: dict(self._batch),
+            contract.INFER: image,
+            contract.SAVE: {"format_version": version},
+            contract.RESTORE: state,
+        }
+        keys = [signature.key for signature in self._manifest.signatures]
+        if contract.FEATURES in keys:
+            batch = [
+                self._fresh_features({"image": one[None]})
+                for one in self._batch["image"]
+            ]
+            features = {n: np.concatenate([b[n] for b in batch]) for n in batch[0]}
+            inputs[contract.FEATURES] = image
+            targets = {k: v for k, v in train.items() if k != "image"}
+            inputs[contract.TRAIN_FEATURES] = {**features, **targets}
+        return {key: inputs[key] for key in keys}
+
+    def _fresh_features(self, image: Arrays) -> Arrays:
+        if not hasattr(self, "_features"):
+            self._features = self._fresh()
+        return self._features.call(contract.FEATURES, image)
+
+    def _save(self, runner: _Runner) -> Arrays:
+        version = np.int32(contract.FORMAT_VERSION)
+        return runner.call(contract.SAVE, {"format_version": version})
+
+    def _orders(self) -> Arrays:
+        """Each signature as the first call, and each pair of two.
+
+        A call that does not move weights must leave every later result as it was; a
+        step must be seen by every later one.
+        """
+        state = self._save(self._fresh())
+        inputs = self._inputs(state)
+        steps = (contract.TRAIN, contract.TRAIN_FEATURES)
+        faults: list[str] = []
+        first: dict[str, Arrays] = {}
+        for key in inputs:
+            with _noted(faults, f"{key} first"):
+                first[key] = self._fresh().call(key, inputs[key])
+        stepped: dict[str, dict[str, Arrays]] = {}
+        for before in first:
+            for key in first:
+                if key == before:
+                    continue
+                with _noted(faults, f"{key} after {before}"):
+                    runner = self._fresh()
+                    runner.call(before, inputs[before])
+                    got = runner.call(key, inputs[key])
+                    if before in steps:
+                        stepped.setdefault(before, {})[key] = got
+                    elif not _equal(got, first[key]):
+                        faults.append(f"{key} after {before} differs from {key} first")
+        for before, results in stepped.items():
+            for key, got in results.items():
+                moved = key not in (contract.RESTORE, contract.FEATURES)
+                if moved == _equal(got, first[key]):
+                    verb = "does not see" if moved else "is changed by"
+                    faults.append(f"{key} {verb} the step of {before}")
+        if contract.TRAIN_FEATURES in inputs:
+            runner = self._fresh()
+            runner.call(contract.TRAIN_FEATURES, inputs[contract.TRAIN_FEATURES])
+            self._keep("train_features", self._save(runner))
+        self.facts["orders"] = {
+            "combinations": len(inputs) ** 2,
+            "faults": faults,
+        }
+        return state
+
+    def _train(self) -> tuple[_Runner, Arrays]:
+        """The long run; keeps the variables after one step and at its end."""
+        runner, losses, norms = self._fresh(), [], []
+        inputs = {**self._batch, "learning_rate": self._rate}
+        for step in range(1, self._job.steps + 1):
+            outputs = runner.call(contract.TRAIN, inputs)
+            losses.append(float(outputs["loss"]))
+            norms.append(float(outputs["gradient_norm"]))
+            if step == 1:
+                self._keep("state/1", self._save(runner))
+            if step == self._job.steps - RESUMED_STEPS:
+                self._before = self._save(runner)
+        state = self._save(runner)
+        self._keep(f"state/{self._job.steps}", state)
+        self.arrays["losses"] = np.array(losses)
+        self.arrays["norms"] = np.array(norms)
+        return runner, state
+
+    def _resume(self, state: Arrays) -> None:
+        """A new interpreter, restored shortly before the end, must end the same."""
+        runner = self._fresh()
+        restored = runner.call(contract.RESTORE, self._before)["restored"]
+        inputs = {**self._batch, "learning_rate": self._rate}
+        for _ in range(RESUMED_STEPS):
+            runner.call(contract.TRAIN, inputs)
+        self.facts["restored"] = int(restored)
+        self.facts["resumed_differ"] = _differing(self._save(runner), state)
+
+    def _patched(self, trained: _Runner, state: Arrays) -> None:
+        """The files with the trained weights against the interpreter that trained."""
+        weights = {n: v for n, v in state.items() if n != "format_version"}
+        fresh = self._fresh(patch.patch_trainable(self._model, self._manifest, weights))
+        self.facts["patched_state_differs"] = _differing(self._save(fresh), state)
+        image = {"image": self._batch["image"][:1]}
+        live, patched = (r.call(contract.INFER, image) for r in (trained, fresh))
+        self.facts["patched_infer_differs"] = _differing(patched, live)
+        template = self._job.read("inference.tflite")
+        described = manifests.of_file(tflite_file.parse(template))
+        assert described is not None
+        frozen = patch.patch_inference(template, described, weights)
+        outputs = self._fresh(frozen).plain(image["image"])
+        for output, (name, value) in zip(outputs, live.items()):
+            self.arrays[f"trained_infer/{name}"] = value
+        for place, output in enumerate(outputs):
+            self.arrays[f"trained_inference/{place}"] = output
+
+    def _slope(self, state: Arrays) -> None:
+        """The loss along the gradient that one step used, by finite differences."""
+        after = {
+            name.removeprefix("state/1/"): value
+            for name, value in self.arrays.items()
+            if name.startswith("state/1/")
+        }
+        gradient = _gradient(self._manifest, state, after, float(self._rate))
+        norm = float(np.sqrt(sum(np.sum(g * g) for g in gradient.values())))
+        runner = self._fresh()
+        loss = float(runner.call(contract.EVALUATE, self._batch)["loss"])
+        reach = _LOSS_SHARE / 2 * abs(loss) / max(norm, 1e-30)
+        losses, moved = [], {}
+        for sign in (1.0, -1.0):
+            for name, g in gradient.items():
+                step = sign * reach / max(norm, 1e-30) * g
+                moved[name] = (state[name] + step).astype(np.float32)
+            runner.call(contract.RESTORE, {**state, **moved})
+            losses.append(float(runner.call(contract.EVALUATE, self._batch)["loss"]))
+        self.facts["slope"] = (losses[0] - losses[1]) / (2 * reach)
+        self.facts["gradient_norm"] = norm
+
+    def _keep(self, prefix: str, state: Arrays) -> None:
+        self.arrays.update({f"{prefix}/{name}": v for name, v in state.items()})
+
+
+@contextlib.contextmanager
+def _noted(faults: list[str], what: str) -> Iterator[None]:
+    """Turns a failing call into a line of the report."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        faults.append(f"{what}: {str(error).splitlines()[0]}")
+
+
+def _gradient(
+    manifest: manifests.Manifest, before: Arrays, after: Arrays, rate: float
+) -> Arrays:
+    """The gradient that the first step took, clipping undone or not: its direction.
+
+    From the first moment where there is one, m = (1 - beta_1) * g, from the velocity,
+    v = -rate * g, or from the weights' own change.
+    """
+    name, settings = manifest.optimizer["name"], manifest.optimizer
+    gradient = {}
+    for variable in manifest.variables:
+        if variable.role != manifests.WEIGHT:
+            continue
+        key = variable.name
+        if name in ("adam", "adamw"):
+            g = after[f"{key}/m"].astype(np.float64) / (1 - settings["beta_1"])
+        elif name == "momentum":
+            g = -after[f"{key}/velocity"].astype(np.float64) / rate
+        else:
+            g = (before[key].astype(np.float64) - after[key]) / rate
+        gradient[key] = g
+    return gradient
+
+
+def _equal(one: Arrays, other: Arrays) -> bool:
+    return not _differing(one, other)
+
+
+def _differing(one: Arrays, other: Arrays) -> list[str]:
+    """Names whose arrays are not the same to the bit."""
+    names = sorted(one.keys() | other.keys())
+    return [
+        name
+        for name in names
+        if name not in one
+        or name not in other
+        or one[name].tobytes() != other[name].tobytes()
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    directory, runtime = pathlib.Path(arguments[0]), arguments[1]
+    described = json.loads((directory / "job.json").read_text())
+    exercise = _Exercise(Job(directory, **described), runtime)
+    exercise.run()
+    np.savez(directory / f"{runtime}.npz", **exercise.arrays)
+    (directory / f"{runtime}.json").write_text(json.dumps(exercise.facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""What the proofs run on: noise, photographs, and batches with targets (numpy only)."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from checkpoints import manifest as manifests
+from ondevice.device import images
+
+# Shares of the frame at which a photograph is shown: close up, and small in black. The
+# black matters: in a constant patch every cell of a max-pool ties, which noise never does.
+_SHARES = (1.0, 0.6, 0.4)
+_NOISE_IMAGES = 2
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+# Matplotlib's sample data has one photograph of a person.
+_SAMPLE = "mpl-data/sample_data/grace_hopper.jpg"
+
+
+def photographs(directory: pathlib.Path | None) -> list[pathlib.Path]:
+    """Photographs for the parity checks.
+
+    Args:
+      directory: Of the user's own, or None for the one that matplotlib carries.
+
+    Returns:
+      Paths, at most eight; none where matplotlib is not installed.
+
+    Raises:
+      ValueError: If the directory holds none.
+    """
+    if directory is not None:
+        found = sorted(
+            path for path in directory.rglob("*") if path.suffix.lower() in _SUFFIXES
+        )
+        if not found:
+            raise ValueError(
+                f"--photographs must name a folder with images ({', '.join(_SUFFIXES)})."
+                f" Received: {directory}, which holds none."
+            )
+        # Spread over the folder, not its first class alone.
+        return found[:: max(1, len(found) // 8)][:8]
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is not None and spec.submodule_search_locations:
+        sample = pathlib.Path(spec.submodule_search_locations[0]) / _SAMPLE
+        if sample.is_file():
+            return [sample]
+    logging.warning(
+        "No photograph to check on: install the extra `report`, or give --photographs."
+    )
+    return []
+
+
+def probe_images(
+    manifest: manifests.Manifest, paths: list[pathlib.Path]
+) -> dict[str, np.ndarray]:
+    """Images for parity.
+
+    Returns:
+      `noise` and, where there are paths, `photographs`: [n, S, S, 3] float32 in the
+      model's input range.
+    """
+    size, (low, high) = manifest.input_size, manifest.input_range
+    random = np.random.default_rng(1)
+    shape = (_NOISE_IMAGES, size, size, 3)
+    noise = low + (high - low) * random.random(shape, np.float32)
+    probes = {"noise": noise.astype(np.float32)}
+    shown = [
+        images.network_input(images.read(path), size, manifest.input_range, share)
+        for path in paths
+        for share in _SHARES
+    ]
+    if shown:
+        probes["photographs"] = np.stack(shown)
+    return probes
+
+
+def training_batch(
+    manifest: manifests.Manifest, probes: dict[str, np.ndarray], regressors: np.ndarray
+) -> dict[str, np.ndarray]:
+    """One batch that every check of training uses.
+
+    Args:
+      manifest: Of the trainable file.
+      probes: From `probe_images`.
+      regressors: [N, C] typical regressors of the model, which the box targets are near.
+
+    Returns:
+      The inputs of `train` by name but for the learning rate. Images are noise,
+      photographs and a constant patch in turn; a last sample, where the batch has more
+      than two, is padding of weight 0; some anchors are ignored.
+    """
+    batch = manifest.batch_size
+    low, high = manifest.input_range
+    anchors, coordinates = regressors.shape
+    random = np.random.default_rng(2)
+    pool = np.concatenate([*reversed(probes.values())])
+    image = pool[np.arange(batch) % len(pool)].copy()
+    # A grey patch over a quarter: ties for every max-pool, as a black frame has.
+    quarter = manifest.input_size // 2
+    image[:, :quarter, :quarter] = low + 0.3 * (high - low)
+    positive = random.random((batch, anchors)) < 20 / anchors
+    positive[:, 0] = True
+    classes = random.integers(0, len(manifest.classes), (batch, anchors))
+    one_hot = np.eye(len(manifest.classes), dtype=np.float32)[classes]
+    noise = random.standard_normal((batch, anchors, coordinates), np.float32)
+    sample_weights = np.ones(batch, np.float32)
+    if batch > 2:
+        sample_weights[-1] = 0.0
+    return {
+        "image": image.astype(np.float32),
+        "class_targets": one_hot * positive[..., None].astype(np.float32),
+        "box_targets": regressors + 0.05 * manifest.input_size * noise,
+        "anchor_weights": (random.random((batch, anchors)) < 0.9).astype(np.float32),
+        "sample_weights": sample_weights,
+    }

@@ -1,0 +1,53 @@
+"""--ops=select: TensorFlow's own gradients and checkpoints, through the Flex delegate.
+
+This is the way of TensorFlow's on-device training overview, for comparison with ours and
+for apps that carry the delegate. Source: the overview's notebook,
+tensorflow/lite/g3doc/examples/on_device_training/overview.ipynb; unlike there, variables
+are saved under names that do not collide, and slots and step are saved too.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from signatures import trainable
+
+
+def _forward(function, weights, *args):
+    return function(weights, *args)
+
+
+def _differentiate(function, weights, *args):
+    outputs = function(weights, *args)
+    loss = tf.nest.flatten(outputs)[0]
+    gradients = tf.gradients(
+        loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return outputs, gradients
+
+
+class SelectTrainable(trainable.Trainable):
+    """A trainable module whose file needs the Flex delegate."""
+
+    _forward = staticmethod(_forward)
+    _differentiate = staticmethod(_differentiate)
+
+    def _save(self, tensors):
+        path = tensors["checkpoint_path"]
+        tf.raw_ops.Save(
+            filename=path,
+            tensor_names=[name for name, _, _ in self._state],
+            data=[variable.read_value() for _, _, variable in self._state],
+        )
+        return {"checkpoint_path": path}
+
+    def _restore(self, tensors):
+        for name, _, variable in self._state:
+            variable.assign(
+                tf.raw_ops.Restore(
+                    file_pattern=tensors["checkpoint_path"],
+                    tensor_name=name,
+                    dt=variable.dtype,
+                )
+            )
+        return {"restored": tf.constant(len(self._state), tf.int32)}
