@@ -1,0 +1,137 @@
+"""Activations: each gradient from what the forward pass holds already.
+
+A mask is made by arithmetic, never by a comparison: a normal float times 2**127 is at
+least 2 in magnitude, so that clamping it gives exactly 0 or 1, and delegates take
+products and clamps where they take no GREATER, CAST or SELECT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from signatures.gradients import rule
+
+
+def is_positive(tensor: tf.Tensor) -> tf.Tensor:
+    """1 where a tensor that is nowhere negative is positive, 0 elsewhere."""
+    return tf.minimum(tensor * _huge(tensor.dtype), 1)
+
+
+def _huge(dtype: tf.DType) -> tf.Tensor:
+    """Twice the inverse of the smallest normal number: 2**127 for float32."""
+    return tf.constant(2.0 / float(np.finfo(dtype.as_numpy_dtype).tiny), dtype)
+
+
+def relu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Relu(x); the gradient at 0 is 0."""
+    (y,) = operation.emit()
+    return [y], lambda gradients: (gradients[0] * is_positive(y),)
+
+
+def relu6(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Relu6(x); the gradients at 0 and 6 are 0."""
+    (y,) = operation.emit()
+    return [y], lambda gradients: (
+        gradients[0] * is_positive(y) * is_positive(6.0 - y),
+    )
+
+
+def leaky_relu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """LeakyRelu(x); the slope at 0 is alpha."""
+    (x,) = operation.inputs
+    alpha = operation.attributes["alpha"]
+
+    def backward(gradients):
+        (gradient,) = gradients
+        passed = gradient * is_positive(tf.nn.relu(x))
+        return (passed + (gradient - passed) * alpha,)
+
+    return [_leaky(x, alpha)], backward
+
+
+def _leaky(x: tf.Tensor, alpha: float) -> tf.Tensor:
+    return tf.nn.relu(x) + tf.minimum(x, 0) * alpha
+
+
+def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """PRelu(x, alpha): relu(x) - alpha * relu(-x), the gradient at 0 is 0, any slope.
+
+    The slope of each cell, 1, 0 or alpha, is found once for both passes.
+    """
+    x, alpha = operation.inputs
+    huge = _huge(x.dtype)
+    slope = tf.maximum(tf.minimum(x * huge, 1), tf.minimum(x * -huge, alpha))
+
+    def backward(gradients):
+        (gradient,) = gradients
+        to_x = to_alpha = None
+        if operation.wanted[0]:
+            to_x = gradient * slope
+        if operation.wanted[1]:
+            to_alpha = rule.sum_to(
+                gradient * tf.minimum(x, 0), rule.static_shape(alpha)
+            )
+        return to_x, to_alpha
+
+    return [x * slope], backward
+
+
+def _from_output(
+    derivative: Callable[[tf.Tensor], tf.Tensor],
+) -> rule.Rule:
+    """The rule of an activation whose derivative is a function of its output."""
+
+    def apply(operation: rule.Operation):
+        (y,) = operation.emit()
+        return [y], lambda gradients: (gradients[0] * derivative(y),)
+
+    return apply
+
+
+def softplus(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Softplus(x) = max(x, 0) + log(1 + exp(-|x|)), which has no builtin operator."""
+    (x,) = operation.inputs
+    y = tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
+    return [y], lambda gradients: (gradients[0] * tf.sigmoid(x),)
+
+
+def elu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Elu(x); the derivative is 1 above 0 and y + 1 below."""
+    (y,) = operation.emit()
+    return [y], lambda gradients: (gradients[0] * (tf.minimum(y, 0) + 1.0),)
+
+
+# Source: tensorflow/core/kernels/relu_op_functor.h.
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934, 1.7580993408473768599
+
+
+def selu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Selu(x), written out: scale * x above 0, scale * alpha * (exp(x) - 1) below."""
+    (x,) = operation.inputs
+    below = tf.minimum(_SELU_ALPHA * (tf.exp(tf.minimum(x, 0)) - 1.0), 0)
+    y = _SELU_SCALE * tf.nn.relu(x) + below
+
+    def backward(gradients):
+        (gradient,) = gradients
+        under = is_positive(tf.nn.relu(-x))
+        return (
+            gradient * (_SELU_SCALE * (1.0 - under) + (below + _SELU_ALPHA) * under),
+        )
+
+    return [y], backward
+
+
+RULES: dict[str, rule.Rule] = {
+    "Elu": elu,
+    "LeakyRelu": leaky_relu,
+    "PRelu": prelu,
+    "Relu": relu,
+    "Relu6": relu6,
+    "Selu": selu,
+    "Sigmoid": _from_output(lambda y: y * (1.0 - y)),
+    "Softplus": softplus,
+    "Tanh": _from_output(lambda y: 1.0 - y * y),
+}

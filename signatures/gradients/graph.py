@@ -1,0 +1,196 @@
+"""Reverse-mode differentiation into builtin TFLite operators.
+
+`value_and_gradients` traces a function once, emits its operators again in the current
+graph, each in the form that its rule chooses for training, and walks back over those
+that lie between a weight and the loss. What does not depend on a weight is copied as it
+is, so that a frozen trunk keeps its constant filters, and nothing is differentiated
+below the first trained weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from signatures.gradients import rule, rules, trace
+
+GradientError = rule.GradientError
+
+
+def value_and_gradients(
+    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+) -> tuple[Any, list[tf.Tensor]]:
+    """Evaluates a loss and its gradients; to be called while a tf.function is traced.
+
+    Args:
+      function: Called once as `function(weights, *args)` with tensors of the same
+        shapes; returns the loss, or a structure whose first element (in the order of
+        `tf.nest.flatten`) is the loss: a scalar float32 or float64.
+      weights: The tensors to differentiate by; static shapes. What the function closes
+        over instead counts as frozen.
+      *args: Further tensors or structures of them, not differentiated by.
+
+    Returns:
+      What the function returned, emitted in the current graph, and one gradient for
+      each weight, in its shape; zeros where the loss does not depend on it.
+
+    Raises:
+      GradientError: If an operator between a weight and the loss has no rule, a shape
+        is unknown, or the loss is not a scalar.
+    """
+    program = trace.trace(function, weights, args)
+    loss = tf.nest.flatten(program.outputs)[0]
+    if loss.shape.rank != 0 or not loss.dtype.is_floating:
+        raise GradientError(
+            "The first element that the function returns must be the loss, a scalar. "
+            f"Received: shape {loss.shape}, {loss.dtype.name}."
+        )
+    emitted = _Emitter(program, loss)
+    return emitted.outputs(), emitted.gradients()
+
+
+def forward(
+    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+) -> Any:
+    """Evaluates a function in the form that suits weights which change.
+
+    Args:
+      function: As in `value_and_gradients`; may return any structure of tensors.
+      weights: The tensors that change from call to call.
+      *args: Further tensors or structures of them.
+
+    Returns:
+      What the function returned, emitted in the current graph.
+    """
+    return _Emitter(trace.trace(function, weights, args), None).outputs()
+
+
+class _Emitter:
+    """Emits a program in the current graph, then its gradient."""
+
+    def __init__(self, program: trace.Program, loss: trace.Value | None) -> None:
+        self._program = program
+        self._loss = loss
+        self._tensors: dict[trace.Value, tf.Tensor] = dict(program.bound)
+        self._active = set(program.weights)
+        self._backward: list[tuple[trace.Node, rule.Operation, rule.Backward]] = []
+        differentiated = _differentiated(program, loss)
+        for node in program.nodes:
+            self._emit(node, node in differentiated)
+
+    def outputs(self) -> Any:
+        return tf.nest.map_structure(self._tensors.__getitem__, self._program.outputs)
+
+    def gradients(self) -> list[tf.Tensor]:
+        assert self._loss is not None
+        collected: dict[trace.Value, tf.Tensor] = {
+            self._loss: tf.ones([], self._loss.dtype)
+        }
+        for node, operation, backward in reversed(self._backward):
+            outputs = [collected.pop(value, None) for value in node.outputs]
+            if all(gradient is None for gradient in outputs):
+                continue
+            with tf.name_scope(f"{node.name}/gradient"):
+                inputs = backward(outputs)
+                for value, wanted, gradient in zip(
+                    node.inputs, operation.wanted, inputs, strict=True
+                ):
+                    if wanted and gradient is not None:
+                        _accumulate(collected, value, gradient, node)
+        return [
+            collected[weight]
+            if weight in collected
+            else tf.zeros(weight.shape, weight.dtype)
+            for weight in self._program.weights
+        ]
+
+    def _emit(self, node: trace.Node, differentiated: bool) -> None:
+        inputs = tuple(self._tensors[value] for value in node.inputs)
+        wanted = tuple(value in self._active for value in node.inputs)
+        chosen = rules.RULES.get(node.type)
+        active = any(wanted) and node.type not in rules.CONSTANT
+        if not any(wanted) or chosen is None:
+            if differentiated:
+                raise _without_rule(node)
+            outputs = _copy(node, inputs)
+        else:
+            operation = _operation(node, inputs, wanted)
+            outputs, backward = chosen(operation)
+            if differentiated:
+                self._backward.append((node, operation, backward))
+        if active:
+            self._active.update(v for v in node.outputs if v.dtype.is_floating)
+        self._tensors.update(zip(node.outputs, outputs, strict=True))
+
+
+def _differentiated(
+    program: trace.Program, loss: trace.Value | None
+) -> set[trace.Node]:
+    """The nodes on a path of floats from a weight to the loss."""
+    active = set(program.weights)
+    forwards = set()
+    for node in program.nodes:
+        if node.type not in rules.CONSTANT and active.intersection(node.inputs):
+            forwards.add(node)
+            active.update(v for v in node.outputs if v.dtype.is_floating)
+    reached = {loss}
+    found = set()
+    for node in reversed(program.nodes):
+        if node in forwards and reached.intersection(node.outputs):
+            found.add(node)
+            reached.update(v for v in node.inputs if v in active)
+    return found
+
+
+def _operation(
+    node: trace.Node, inputs: tuple[tf.Tensor, ...], wanted: tuple[bool, ...]
+) -> rule.Operation:
+    attributes: Mapping[str, Any] = {}
+    if node.operation is not None:
+        attributes = {
+            key: node.operation.get_attr(key)
+            for key in node.operation.node_def.attr
+            if not key.startswith("_") or key == rule.CUSTOM
+        }
+
+    def emit(*others: tf.Tensor) -> Sequence[tf.Tensor]:
+        return _copy(node, others or inputs)
+
+    return rule.Operation(node.type, node.name, inputs, wanted, attributes, emit)
+
+
+def _copy(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    if node.operation is not None:
+        return trace.copy(node.operation, inputs)
+    if node.type == "Const":
+        (value,) = node.outputs
+        return [tf.constant(value.constant, value.dtype, name=node.name)]
+    if node.type == "PRelu":
+        x, alpha = inputs
+        return [tf.nn.relu(x) - alpha * tf.nn.relu(-x)]
+    raise AssertionError(node.type)
+
+
+def _accumulate(
+    collected: dict[trace.Value, tf.Tensor],
+    value: trace.Value,
+    gradient: tf.Tensor,
+    node: trace.Node,
+) -> None:
+    if gradient.shape != value.shape:
+        raise AssertionError(
+            f"The gradient of {node.type} '{node.name}' has shape {gradient.shape}, "
+            f"its input {value.shape}."
+        )
+    known = collected.get(value)
+    collected[value] = gradient if known is None else known + gradient
+
+
+def _without_rule(node: trace.Node) -> GradientError:
+    return GradientError(
+        "Every operator between a trained weight and the loss must have a gradient in "
+        f"builtin operators. Received: {node.type} '{node.name}'. "
+        f"Available: {', '.join(sorted(set(rules.RULES) | rules.CONSTANT))}."
+    )

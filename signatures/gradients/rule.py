@@ -1,0 +1,119 @@
+"""What a gradient rule is: the vocabulary that the rule modules share.
+
+A rule is called with an `Operation` of the traced function, its inputs already emitted
+in the current graph. It emits the operator in a form that suits training, and returns
+the outputs with a function that turns their gradients into those of the inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+# Gradients of the outputs (None: the loss does not see it) to gradients of the inputs
+# (None: not wanted, or zero).
+Backward = Callable[[Sequence[Any]], Sequence[Any]]
+Rule = Callable[["Operation"], tuple[Sequence[tf.Tensor], Backward]]
+
+# The attribute that names the gradient which tf.custom_gradient gave an IdentityN.
+CUSTOM = "_gradient_op_type"
+
+
+class GradientError(ValueError):
+    """A function that cannot be differentiated in builtin operators."""
+
+    # AutoGraph raises an error again as itself only where its constructor is this one.
+    __init__ = Exception.__init__
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One operator of the traced function, as a rule sees it.
+
+    Attributes:
+      type: The operator's type, for example "Conv2D".
+      name: Its name, which starts with the name of the Keras layer.
+      inputs: Its inputs, in the current graph, static shapes.
+      wanted: For each input, whether it depends on a trained weight.
+      attributes: Its attributes by name.
+      emit: Emits the operator as it is, with other inputs if given.
+    """
+
+    type: str
+    name: str
+    inputs: tuple[tf.Tensor, ...]
+    wanted: tuple[bool, ...]
+    attributes: Mapping[str, Any]
+    emit: Callable[..., Sequence[tf.Tensor]]
+
+    def constant(self, index: int) -> np.ndarray:
+        """The value of an input that must be known while tracing: axes, sizes.
+
+        Raises:
+          GradientError: If it is computed from what is known at run time only.
+        """
+        value = tf.get_static_value(self.inputs[index])
+        if value is None:
+            raise GradientError(
+                f"Input {index} of {self} must be a constant. "
+                f"Received: {self.inputs[index]}."
+            )
+        return np.asarray(value)
+
+    def refuse(self, requirement: str, received: object) -> GradientError:
+        """The error of a variant that no rule covers, to be raised by the caller."""
+        return GradientError(
+            f"The gradient of {self} needs {requirement}. Received: {received}."
+        )
+
+    def __str__(self) -> str:
+        return f"{self.type} '{self.name}'"
+
+
+def static_shape(tensor: tf.Tensor) -> tuple[int, ...]:
+    """The shape of a tensor whose every dimension is known."""
+    return tuple(tensor.shape.as_list())
+
+
+def sum_to(tensor: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """Undoes broadcasting: sums over the axes along which `shape` was repeated."""
+    have = static_shape(tensor)
+    want = tuple(shape)
+    if have == want:
+        return tensor
+    lead = len(have) - len(want)
+    axes = tuple(
+        i
+        for i in range(len(have))
+        if i < lead or (want[i - lead] == 1 and have[i] != 1)
+    )
+    if axes:
+        tensor = sum_over(tensor, axes)
+    return tensor if static_shape(tensor) == want else tf.reshape(tensor, want)
+
+
+def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
+    """Sums over axes, which are dropped.
+
+    Neighbouring axes are merged first, and one SUM a group of them is emitted: every
+    runtime sums alike over one axis.
+    """
+    shape = static_shape(tensor)
+    merged: list[tuple[int, bool]] = []
+    for i, size in enumerate(shape):
+        summed = i in axes
+        if merged and (merged[-1][1] == summed):
+            merged[-1] = (merged[-1][0] * size, summed)
+        else:
+            merged.append((size, summed))
+    if len(merged) != len(shape):
+        tensor = tf.reshape(tensor, [size for size, _ in merged])
+    for i in reversed(range(len(merged))):
+        if merged[i][1]:
+            tensor = tf.reduce_sum(tensor, axis=i)
+    want = [size for i, size in enumerate(shape) if i not in axes]
+    return tensor if list(static_shape(tensor)) == want else tf.reshape(tensor, want)

@@ -1,0 +1,50 @@
+"""The table of all rules."""
+
+from __future__ import annotations
+
+from signatures.gradients import (
+    activations,
+    arrangement,
+    convolution,
+    depthwise,
+    elementwise,
+    pooling,
+    products,
+    reductions,
+    resize,
+    rule,
+)
+
+RULES: dict[str, rule.Rule] = {
+    **activations.RULES,
+    **arrangement.RULES,
+    **convolution.RULES,
+    **depthwise.RULES,
+    **elementwise.RULES,
+    **pooling.RULES,
+    **products.RULES,
+    **reductions.RULES,
+    **resize.RULES,
+}
+
+# Operators whose result does not change, or not smoothly, with their inputs: the
+# gradient ends there, as in TensorFlow.
+CONSTANT = frozenset(
+    (
+        "Ceil",
+        "Equal",
+        "Floor",
+        "Greater",
+        "GreaterEqual",
+        "Less",
+        "LessEqual",
+        "NotEqual",
+        "OnesLike",
+        "Rint",
+        "Round",
+        "Shape",
+        "Sign",
+        "StopGradient",
+        "ZerosLike",
+    )
+)
