@@ -74,11 +74,13 @@ class Files:
       model: The trainable .tflite, manifest embedded.
       inference: The frozen .tflite, manifest embedded.
       manifest: Of the trainable one.
+      constants: Where each weight lies in the frozen one.
     """
 
     model: bytes
     inference: bytes
     manifest: manifests.Manifest
+    constants: tuple[manifests.ConstantSpec, ...]
 
 
 def recipe_of(manifest: manifests.Manifest) -> Recipe:
@@ -115,8 +117,10 @@ def make(
     Raises:
       convert.ConversionError: If the converter refuses, or loses a variable.
     """
-    module = _module(recipe, {**weights, **_only(state or {}, weights)})
-    module.load(state or {})
+    state = state or {}
+    weights = {name: state.get(name, value) for name, value in weights.items()}
+    module = _module(recipe, weights)
+    module.load(state)
     sizes = _dimensions(recipe)
     signatures = contract.signatures(sizes, module.specs, recipe.ops)
     data = convert.trainable(
@@ -149,15 +153,8 @@ def make(
         census=tflite_file.parse(data).census(),
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
     )
-    return Files(
-        model=convert.embed(data, manifest),
-        inference=_inference(recipe, manifest, {**weights, **_only(state or {}, weights)}),
-        manifest=manifest,
-    )
-
-
-def _only(state: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]):
-    return {name: value for name, value in state.items() if name in weights}
+    inference, constants = _inference(recipe, manifest, weights)
+    return Files(convert.embed(data, manifest), inference, manifest, constants)
 
 
 def _module(
@@ -207,7 +204,7 @@ def _inference(
     recipe: Recipe,
     manifest: manifests.Manifest,
     weights: Mapping[str, np.ndarray],
-) -> bytes:
+) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
     """The frozen file, with the vendor's input and outputs, the weights patched in."""
     spec = recipe.spec
     model = stateless.Stateless(network.build(recipe.layers, spec.name))
@@ -225,4 +222,5 @@ def _inference(
         constants=constants,
         census=tflite_file.parse(data).census(),
     )
-    return patch.patch_inference(convert.embed(data, described), described, weights)
+    data = convert.embed(data, described)
+    return patch.patch_inference(data, described, weights), constants

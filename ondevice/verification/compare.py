@@ -127,6 +127,12 @@ def variable_errors(
     return errors
 
 
+def state(arrays: Arrays, step: int) -> dict[str, np.ndarray]:
+    """The variables that a runtime had after `step` steps."""
+    prefix = f"state/{step}/"
+    return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+
+
 def training(
     arrays: Arrays,
     facts: Mapping[str, Any],
@@ -138,11 +144,7 @@ def training(
     checks = []
     optimizer = manifest.optimizer["name"]
     for step in sorted(trajectory.states.keys() - {0}):
-        prefix = f"state/{step}/"
-        got = {
-            n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)
-        }
-        errors = variable_errors(got, trajectory, step, optimizer)
+        errors = variable_errors(state(arrays, step), trajectory, step, optimizer)
         worst = max(errors, key=lambda n: (np.isnan(errors[n]), errors[n]))
         checks.append(
             check.Check(

@@ -1,0 +1,235 @@
+"""Proves a build: every arrow of the chain, in every installed runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from absl import logging
+
+from checkpoints import tflite_file
+from ondevice import fresh
+from ondevice.device import runtimes
+from ondevice.rebuild import network, recognition, topology
+from ondevice.verification import check, compare, inputs, reference
+
+STEPS = 20
+_THREADS = 2
+_TIMEOUT_SECONDS = 3600
+
+# The only interpreter that carries Flex, TensorFlow's up to 2.19.
+_FLEX_RUNTIME = "tensorflow"
+
+
+@dataclasses.dataclass(frozen=True)
+class Vendor:
+    """The vendor's side of the chain.
+
+    Attributes:
+      data: The vendor's file.
+      found: What was recognised in it.
+      weights: Its weights, one class.
+    """
+
+    data: bytes
+    found: recognition.Recognised
+    weights: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What was measured.
+
+    Attributes:
+      checks: Line by line.
+      losses: `tf.GradientTape` and each runtime -> the loss before each step.
+      errors: Runtime -> variable -> error over bound after the last step.
+    """
+
+    checks: tuple[check.Check, ...]
+    losses: Mapping[str, Sequence[float]]
+    errors: Mapping[str, Mapping[str, float]]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every check does, and there is one."""
+        return bool(self.checks) and all(c.holds for c in self.checks)
+
+
+def prove(
+    vendor: Vendor,
+    recipe: fresh.Recipe,
+    weights: Mapping[str, np.ndarray],
+    files: fresh.Files,
+    photographs: list[pathlib.Path],
+    steps: int = STEPS,
+) -> Proof:
+    """Runs the files and compares.
+
+    Args:
+      vendor: The vendor's side.
+      recipe: What the files were made by.
+      weights: Every weight that they were made from.
+      files: The files.
+      photographs: Shown beside noise.
+      steps: Of the long run; at least three.
+
+    Returns:
+      The checks and what the report draws.
+    """
+    probes = inputs.probe_images(files.manifest, photographs)
+    model = network.build(vendor.found.layers, vendor.found.spec.name)
+    network.assign(model, vendor.weights)
+    outputs = {kind: _outputs(model, images) for kind, images in probes.items()}
+    batch = inputs.training_batch(
+        files.manifest, probes, outputs["noise"]["regressors"][0]
+    )
+    logging.info("Training %d steps with tf.GradientTape for comparison.", steps)
+    trajectory = reference.train(
+        network.build(recipe.layers, recipe.spec.name),
+        weights,
+        recipe.trained,
+        recipe.loss,
+        batch,
+        recipe.settings,
+        steps,
+    )
+    checks = _static(files, recipe)
+    losses: dict[str, Sequence[float]] = {
+        "tf.GradientTape": trajectory.losses.tolist()
+    }
+    errors: dict[str, Mapping[str, float]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        job = pathlib.Path(directory)
+        (job / "vendor.tflite").write_bytes(vendor.data)
+        (job / "model.tflite").write_bytes(files.model)
+        (job / "inference.tflite").write_bytes(files.inference)
+        np.savez(job / "probes.npz", **probes)  # type: ignore[arg-type]
+        np.savez(job / "batch.npz", **batch)  # type: ignore[arg-type]
+        described = {"rate": trajectory.rate, "steps": steps, "threads": _THREADS}
+        (job / "job.json").write_text(json.dumps(described))
+        for runtime in _runtimes(recipe.ops):
+            logging.info("Running the files in %s.", runtime)
+            failure = _exercise(job, runtime)
+            if failure:
+                checks.append(
+                    check.Check(
+                        "convert",
+                        "the files run",
+                        runtime,
+                        float("nan"),
+                        check.NONE,
+                        failure,
+                    )
+                )
+                continue
+            with np.load(job / f"{runtime}.npz") as stored:
+                arrays = dict(stored)
+            facts = json.loads((job / f"{runtime}.json").read_text())
+            places = vendor.found.outputs
+            checks += compare.rebuilt(outputs, arrays, places, runtime)
+            checks += compare.fresh(arrays, list(probes), places, runtime)
+            checks.append(compare.orders(facts, runtime))
+            checks += compare.training(
+                arrays, facts, trajectory, files.manifest, runtime
+            )
+            checks += compare.kept(arrays, facts, files.manifest, runtime)
+            losses[runtime] = arrays["losses"].tolist()
+            errors[runtime] = compare.variable_errors(
+                compare.state(arrays, steps), trajectory, steps, recipe.settings.name
+            )
+    return Proof(tuple(checks), losses, errors)
+
+
+def _outputs(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Output layer -> [n, ...], an image at a time as the interpreters run them."""
+    parts: list[dict[str, Any]] = [model(image[None]) for image in images]
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _runtimes(ops: str) -> tuple[str, ...]:
+    installed = runtimes.installed()
+    if ops == "builtin":
+        return installed
+    return tuple(name for name in installed if name == _FLEX_RUNTIME)
+
+
+def _static(files: fresh.Files, recipe: fresh.Recipe) -> list[check.Check]:
+    """What the files show without being run."""
+    checks = []
+    for name, data in (
+        ("model.tflite", files.model),
+        ("inference.tflite", files.inference),
+    ):
+        file = tflite_file.parse(data)
+        foreign = [*file.flex(), *file.custom()]
+        dynamic = [
+            tensor.name
+            for graph in file.subgraphs
+            for tensor in graph.tensors
+            if -1 in tensor.shape_signature
+        ]
+        if recipe.ops == "builtin" or name == "inference.tflite":
+            checks.append(
+                check.Check(
+                    "convert",
+                    f"Flex and custom operators in {name}",
+                    "",
+                    float(len(foreign)),
+                    check.NONE,
+                    ", ".join(foreign[:3]),
+                )
+            )
+            checks.append(
+                check.Check(
+                    "convert",
+                    f"tensors of dynamic shape in {name}",
+                    "",
+                    float(len(dynamic)),
+                    check.NONE,
+                    ", ".join(dynamic[:3]),
+                )
+            )
+    expected = set(topology.variables(recipe.layers))
+    held = {v.name for v in files.manifest.variables} | {
+        c.variable for c in files.constants
+    }
+    checks.append(
+        check.Check(
+            "rebuild",
+            f"weights of {len(expected)} that neither file names",
+            "",
+            float(len(expected - held)),
+            check.NONE,
+        )
+    )
+    return checks
+
+
+def _exercise(job: pathlib.Path, runtime: str) -> str:
+    """Runs one runtime in a process of its own; returns what went wrong, or nothing."""
+    command = [
+        *(sys.executable, "-m", "ondevice.verification.exercise", str(job), runtime)
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {_TIMEOUT_SECONDS} seconds"
+    if not done.returncode:
+        return ""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return f"exit status {done.returncode}: {lines[-1] if lines else 'no message'}"
