@@ -9,8 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import strict_json
+
+if TYPE_CHECKING:  # Reading a manifest needs neither numpy nor the schema.
+    from checkpoints import tflite_types
 
 METADATA_NAME = "ondevice.manifest"
 FORMAT_VERSION = 1
@@ -18,6 +24,10 @@ FORMAT_VERSION = 1
 # What a variable of a trainable file is for.
 WEIGHT, SLOT, STEP = "weight", "slot", "step"
 ROLES = (WEIGHT, SLOT, STEP)
+KINDS = ("trainable", "inference")
+OPS = ("builtin", "select")
+DTYPES = ("float32", "float16", "float64", "int8", "int32", "int64", "uint8", "bool")
+MAX_ELEMENTS = 2**31  # Of one tensor; a .tflite holds no more bytes than that.
 
 
 class ManifestError(ValueError):
@@ -169,3 +179,96 @@ def fingerprint(
     for name in sorted(frozen):
         digest.update(name.encode() + b"\0" + hashlib.sha256(frozen[name]).digest())
     return digest.hexdigest()
+
+
+def to_json(manifest: Manifest) -> str:
+    """Writes a manifest on one line, keys sorted: equal manifests give equal text."""
+    return strict_json.dump(manifest)
+
+
+def from_json(text: str | bytes) -> Manifest:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ManifestError: Naming every fault: unknown or missing keys, wrong types, another
+        version, contradictions.
+    """
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    value, faults = strict_json.load(text)
+    if isinstance(value, dict) and value.get("version") != FORMAT_VERSION:
+        # Of another version nothing else can be told.
+        faults.append(f"version {str(value.get('version'))[:80]}")
+    elif not faults:
+        manifest = strict_json.decode(Manifest, value, "manifest", faults)
+        if not faults:
+            faults = _contradictions(manifest)
+    if faults:
+        raise ManifestError(
+            f"A manifest must be one JSON object of version {FORMAT_VERSION} with the "
+            f"known keys, consistent in itself. Received: "
+            f"{strict_json.summary(faults)}."
+        )
+    return manifest
+
+
+def of_file(file: tflite_types.TfliteFile) -> Manifest | None:
+    """Returns the manifest embedded in a .tflite, None where there is none.
+
+    Raises:
+      ManifestError: If it is malformed, or names a buffer that the file does not have.
+    """
+    buffer = file.metadata.get(METADATA_NAME)
+    if buffer is None:
+        return None
+    manifest = from_json(bytes(file.buffer_bytes(buffer)))
+    holders = [v.buffer for v in manifest.variables]
+    holders += [c.buffer for c in manifest.constants]
+    wrong = [index for index in holders if index >= len(file.buffers)]
+    if wrong:
+        raise ManifestError(
+            f"Buffers must be below {len(file.buffers)}, the file's number of them. "
+            f"Received: {wrong[:8]}; in the embedded manifest."
+        )
+    return manifest
+
+
+def _contradictions(manifest: Manifest) -> list[str]:
+    """Returns what no type can tell."""
+    faults = []
+    if manifest.kind not in KINDS:
+        faults.append(f"kind {manifest.kind!r}, none of {KINDS}")
+    if manifest.ops not in OPS:
+        faults.append(f"ops {manifest.ops!r}, none of {OPS}")
+    if min(manifest.input_size, manifest.batch_size, manifest.keypoints) < 0:
+        faults.append("a negative input_size, batch_size or keypoints")
+    for what, names in (
+        ("classes", manifest.classes),
+        ("signatures", [s.key for s in manifest.signatures]),
+        ("variables", [v.name for v in manifest.variables]),
+        ("constants", [c.variable for c in manifest.constants]),
+    ):
+        if len(set(names)) != len(names):
+            faults.append(f"{what} with one name twice")
+    shapes: list[tuple[str, tuple[int, ...]]] = []
+    for variable in manifest.variables:
+        shapes.append((variable.name, variable.shape))
+        if variable.role not in ROLES:
+            faults.append(f"role {variable.role!r} of {variable.name!r}")
+        if variable.dtype not in DTYPES:
+            faults.append(f"dtype {variable.dtype!r} of {variable.name!r}")
+    for constant in manifest.constants:
+        shapes.append((constant.variable, constant.shape))
+        if sorted(constant.permutation) != list(range(len(constant.permutation))):
+            faults.append(
+                f"permutation {constant.permutation[:8]} of {constant.variable!r}"
+            )
+    for signature in manifest.signatures:
+        for spec in (*signature.inputs, *signature.outputs):
+            shapes.append((f"{signature.key}.{spec.name}", spec.shape))
+            if spec.dtype not in (*DTYPES, "string"):
+                faults.append(f"dtype {spec.dtype!r} of {signature.key}.{spec.name}")
+    for name, shape in shapes:
+        if min(shape, default=0) < 0 or math.prod(shape) > MAX_ELEMENTS:
+            faults.append(f"shape {shape[:8]} of {name!r}")
+    return faults

@@ -1,0 +1,354 @@
+"""The checkpoint file: named tensors and a header; atomic write, strict read.
+
+The format is specified in the docstring of the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+import struct
+import zlib
+from collections.abc import Mapping
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from checkpoints import atomic, manifest, strict_json
+
+FORMAT = "ondevice.checkpoint"
+FORMAT_VERSION = 1
+# Bytes of the table; one of 4,000 tensors takes 0.6 MB.
+MAX_TABLE = 16 * 2**20
+MAX_RANK = 16
+
+DTYPES = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I8": "|i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U8": "|u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+    "BOOL": "|b1",
+}
+_NAMES = {np.dtype(text): name for name, text in DTYPES.items()}
+_LENGTH = struct.Struct("<Q")
+_KEYS = {"format", "header", "crc32", "checksum"}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, or not of this model and optimizer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself; every value is JSON.
+
+    Attributes:
+      fingerprint: Of the model, as `manifest.fingerprint` gives it.
+      optimizer: {"name", hyper-parameters}, as in the manifest.
+      step: Optimizer steps taken.
+      epoch: Epochs completed.
+      seed: Of the run.
+      random_state: State of the run's generators, or None.
+      classes: Class names in order.
+      extra: Whatever else a run needs to go on, as its best metric.
+      format_version: Of the file.
+    """
+
+    fingerprint: str
+    optimizer: Mapping[str, Any]
+    step: int = 0
+    epoch: int = 0
+    seed: int = 0
+    random_state: Any = None
+    classes: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """One tensor in the table."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def save_file(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], header: Header
+) -> None:
+    """Writes a checkpoint; at any moment `path` is the old file or the new one.
+
+    Args:
+      path: Of the file; its directory exists.
+      tensors: Name -> array of any shape and a dtype of `DTYPES`, finite.
+      header: What the file says of itself.
+
+    Raises:
+      CheckpointError: If a name, a dtype or a value cannot be stored; names each.
+      OSError: If the file cannot be written; the old one is as it was.
+    """
+    arrays = {name: np.asarray(tensors[name]) for name in tensors}
+    faults = [f"{n!r} of dtype {a.dtype}" for n, a in arrays.items() if not _known(a)]
+    faults += ["the name '__metadata__'"] * ("__metadata__" in arrays)
+    _storable(faults, path)
+    try:
+        described = strict_json.dump(header)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"A header must hold JSON alone. Received: {error}; nothing was written to "
+            f"{os.fspath(path)}."
+        ) from error
+    chunks, table, position = {}, {}, 0
+    for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name)):
+        array = arrays[name]
+        kind = _NAMES[array.dtype.newbyteorder("<")]
+        chunks[name] = _bytes(array.astype(DTYPES[kind], copy=False))
+        end = position + chunks[name].nbytes
+        table[name] = _Entry(kind, array.shape, (position, end))
+        position = end
+    with futures.ThreadPoolExecutor(1) as pool:  # While the disk is at work.
+        sums = pool.submit(_checksums, chunks)
+        faulty = pool.submit(_not_finite, arrays)
+
+        def head() -> bytes:
+            _storable(faulty.result(), path)
+            return _head(described, sums.result(), table)
+
+        reserve = len(_head(described, dict.fromkeys(chunks, "0" * 8), table))
+        atomic.write(path, chunks.values(), head, reserve)
+
+
+def load_file(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray], Header]:
+    """Reads a checkpoint and proves it whole.
+
+    Args:
+      path: Of the file.
+
+    Returns:
+      Name -> array, and the header. The arrays share one block of memory and may be
+      written to.
+
+    Raises:
+      CheckpointError: If the file is no checkpoint, is cut short or is damaged; the
+        error names every damaged tensor.
+      OSError: If it cannot be read.
+    """
+    try:
+        return _load(pathlib.Path(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from error
+
+
+def require(
+    tensors: Mapping[str, np.ndarray],
+    header: Header,
+    variables: tuple[manifest.VariableSpec, ...],
+    fingerprint: str,
+    optimizer: Mapping[str, Any] | None,
+) -> None:
+    """Proves that a checkpoint fits a model, so that it is taken whole or not at all.
+
+    Args:
+      tensors: As `load_file` gives them.
+      header: As `load_file` gives it.
+      variables: Every variable of the model, slots and step among them.
+      fingerprint: Of the model.
+      optimizer: Of the model; None where it does not matter, as for inference.
+
+    Raises:
+      CheckpointError: Naming every fault: another model or optimizer; missing, surplus
+        or misshapen tensors, wrong dtypes, numbers that are not finite.
+    """
+    faults = []
+    if header.fingerprint != fingerprint:
+        faults.append(
+            f"another model, {header.fingerprint[:16]!r}, not {fingerprint[:16]!r}"
+        )
+    if optimizer is not None and _json(header.optimizer) != _json(optimizer):
+        faults.append(
+            f"another optimizer, {_json(header.optimizer)}, not {_json(optimizer)}"
+        )
+    specs = {variable.name: variable for variable in variables}
+    if missing := sorted(set(specs) - set(tensors)):
+        faults.append(f"missing tensors {missing}")
+    if surplus := sorted(set(tensors) - set(specs)):
+        faults.append(f"surplus tensors {surplus}")
+    for name in sorted(set(specs) & set(tensors)):
+        array, spec = tensors[name], specs[name]
+        if array.shape != spec.shape:
+            faults.append(f"{name!r} of shape {array.shape}, not {spec.shape}")
+        if array.dtype != np.dtype(spec.dtype):
+            faults.append(f"{name!r} of dtype {array.dtype}, not {spec.dtype}")
+    faults += _not_finite(tensors)
+    if faults:
+        raise CheckpointError(
+            "A checkpoint must hold exactly the variables of this model. Received: "
+            f"{strict_json.summary(faults)}; nothing was restored."
+        )
+
+
+def _storable(faults: list[str], path: str | os.PathLike[str]) -> None:
+    if faults:
+        raise CheckpointError(
+            f"Tensors must be finite and of the dtypes {list(DTYPES)}. Received: "
+            f"{strict_json.summary(faults)}; nothing was written to {os.fspath(path)}."
+        )
+
+
+def _head(header: str, sums: Mapping[str, str], table: Mapping[str, _Entry]) -> bytes:
+    """Returns everything before the tensors' bytes."""
+    texts = {"format": FORMAT, "header": header, "crc32": strict_json.dump(sums)}
+    texts["checksum"] = _checksum(texts, table)
+    described = strict_json.dump({"__metadata__": texts} | dict(table)).encode()
+    described += b" " * (-len(described) % 8)
+    return _LENGTH.pack(len(described)) + described
+
+
+def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        start = stream.read(_LENGTH.size)
+        length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else 0
+        if not 2 <= length <= min(MAX_TABLE, size - _LENGTH.size):
+            raise CheckpointError(
+                "A checkpoint must begin with the length of its table, at most "
+                f"{MAX_TABLE} bytes. Received: {length}, in a file of {size} bytes."
+            )
+        table, header, sums = _table(stream.read(length))
+        end = max((e.data_offsets[1] for e in table.values()), default=0)
+        if _LENGTH.size + length + end != size:
+            raise CheckpointError(
+                f"A checkpoint must end with its last tensor, at byte "
+                f"{_LENGTH.size + length + end}. Received: {size} bytes."
+            )
+        data = np.empty(end, np.uint8)
+        if stream.readinto(data.data) != end:
+            raise CheckpointError("The file must not change while it is read.")
+    chunks = {name: data[slice(*table[name].data_offsets)] for name in sorted(table)}
+    damaged = [name for name in chunks if _crc(chunks[name].data) != sums[name]]
+    if damaged:
+        raise CheckpointError(
+            "Every tensor must have the checksum that the file gives for it. Received: "
+            f"others for {damaged}."
+        )
+    tensors = {
+        name: chunk.view(DTYPES[table[name].dtype]).reshape(table[name].shape)
+        for name, chunk in chunks.items()
+    }
+    return tensors, header
+
+
+def _table(text: bytes) -> tuple[dict[str, _Entry], Header, dict[str, str]]:
+    """Reads the table; every check that needs no tensor is made here.
+
+    Returns:
+      Name -> entry, the header, and name -> checksum.
+    """
+    value = _object(text.rstrip(b" ").decode(errors="replace"), "the table")
+    texts = value.pop("__metadata__", None)
+    if (
+        not isinstance(texts, dict)
+        or set(texts) != _KEYS
+        or not all(isinstance(part, str) for part in texts.values())
+        or texts["format"] != FORMAT
+    ):
+        raise _malformed([f"__metadata__ {str(texts)[:200]}"])
+    faults: list[str] = []
+    table = {
+        name: strict_json.decode(_Entry, entry, f"tensor {name[:80]!r}", faults)
+        for name, entry in value.items()
+    }
+    faults = faults or _layout(table)
+    if not faults and _checksum(texts, table) != texts["checksum"]:
+        faults.append("a header that does not match its checksum")
+    if faults:
+        raise _malformed(faults)
+    sums = _object(texts["crc32"], "crc32")
+    found = _object(texts["header"], "the header")
+    if found.get("format_version") != FORMAT_VERSION:
+        raise _malformed([f"format version {str(found.get('format_version'))[:80]}"])
+    header = strict_json.decode(Header, found, "header", faults)
+    if set(sums) != set(table):
+        faults.append("checksums that are not of the tensors")
+    if faults:
+        raise _malformed(faults)
+    return table, header, sums
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    value, faults = strict_json.load(text)
+    if faults or not isinstance(value, dict):
+        raise _malformed([f"{where}: {'; '.join(faults) or 'no object'}"])
+    return value
+
+
+def _layout(table: dict[str, _Entry]) -> list[str]:
+    """Returns what is wrong with the places of the tensors."""
+    faults, position = [], 0
+    for name in sorted(table, key=lambda name: table[name].data_offsets):
+        kind, shape = table[name].dtype, table[name].shape
+        begin, end = table[name].data_offsets
+        if kind not in DTYPES or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
+            faults.append(f"{name[:80]!r} of {kind[:8]!r} {shape[:8]}")
+            continue
+        size = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize
+        if begin != position or end - begin != size:
+            faults.append(f"{name[:80]!r} at {begin}:{end}, not {position}:+{size}")
+        position = end
+    return faults
+
+
+def _malformed(faults: list[str]) -> CheckpointError:
+    return CheckpointError(
+        f"A checkpoint's table must be as the format {FORMAT!r} has it. Received: "
+        f"{strict_json.summary(faults)}."
+    )
+
+
+def _checksum(texts: Mapping[str, str], table: Mapping[str, _Entry]) -> str:
+    described = [[name, e.dtype, list(e.shape)] for name, e in sorted(table.items())]
+    parts = (texts["header"], texts["crc32"], strict_json.dump(described))
+    return _crc("\n".join(parts).encode(errors="replace"))
+
+
+def _checksums(chunks: Mapping[str, memoryview]) -> dict[str, str]:
+    return {name: _crc(chunk) for name, chunk in chunks.items()}
+
+
+def _crc(data: Any) -> str:
+    return f"{zlib.crc32(data):08x}"
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """Returns an array's bytes in row-major order, without a copy where they are so."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).data if flat.size else memoryview(b"")
+
+
+def _known(array: np.ndarray) -> bool:
+    return array.dtype.newbyteorder("<") in _NAMES
+
+
+def _not_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    return [
+        f"{name!r} with {int((~np.isfinite(array)).sum())} numbers that are not finite"
+        for name, array in sorted(tensors.items())
+        if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return strict_json.dump(value)

@@ -1,0 +1,153 @@
+"""Tests of the manifest: its JSON, and that every fault is named at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from absl.testing import absltest, parameterized
+
+from checkpoints import manifest, tflite_file
+from tests import tflite_file_test
+
+
+def example(**changes) -> manifest.Manifest:
+    """Returns a small manifest of a trainable file."""
+    spec = manifest.TensorSpec
+    values = {
+        "kind": "trainable",
+        "source": {"name": "x.tflite", "sha256": "00"},
+        "spec": "keras",
+        "classes": ("a", "b"),
+        "input_size": 8,
+        "input_range": (0.0, 1.0),
+        "anchors": {"strides": [8, 16]},
+        "keypoints": 7,
+        "trainable": "all",
+        "optimizer": {"name": "sgd", "clip_norm": None},
+        "batch_size": 2,
+        "ops": "builtin",
+        "signatures": (
+            manifest.SignatureSpec("infer", (spec("image", (1, 8, 8, 3)),), ()),
+        ),
+        "variables": (
+            manifest.VariableSpec("stem/kernel", (2, 3), "float32", "weight", 0),
+            manifest.VariableSpec("step", (), "int32", "step", 1),
+        ),
+        "constants": (manifest.ConstantSpec("stem/kernel", 1, (3, 2), (1, 0)),),
+        "fingerprint": "ab",
+        "census": {"CONV_2D": 1},
+        "versions": {"tensorflow": "2.19.1"},
+    }
+    return manifest.Manifest(**(values | changes))
+
+
+class JsonTest(parameterized.TestCase):
+    def test_round_trip(self):
+        there = manifest.from_json(manifest.to_json(example()))
+        self.assertEqual(there, example())
+        self.assertIsInstance(there.variables[0].shape, tuple)
+
+    def test_whole_numbers_serve_as_floats(self):
+        text = manifest.to_json(example(input_range=(-1, 1)))
+        low = manifest.from_json(text).input_range[0]
+        self.assertIsInstance(low, float)
+
+    def test_equal_manifests_give_equal_text(self):
+        turned = example(census={"B": 1, "A": 2})
+        straight = example(census={"A": 2, "B": 1})
+        self.assertEqual(manifest.to_json(turned), manifest.to_json(straight))
+
+    def test_every_fault_is_named_at_once(self):
+        value = json.loads(manifest.to_json(example()))
+        del value["spec"]
+        value["colour"] = "blue"
+        value["batch_size"] = True
+        value["variables"][0]["shape"] = [2, "3"]
+        with self.assertRaises(manifest.ManifestError) as caught:
+            manifest.from_json(json.dumps(value))
+        for words in (
+            "lacks the key 'spec'",
+            "unknown key 'colour'",
+            "manifest.batch_size must be int, not True",
+            "manifest.variables[0].shape[1] must be int, not '3'",
+        ):
+            self.assertIn(words, str(caught.exception))
+
+    @parameterized.named_parameters(
+        ("version", {"version": 2}, "version 2"),
+        ("kind", {"kind": "other"}, "kind 'other'"),
+        ("ops", {"ops": "flex"}, "ops 'flex'"),
+        ("classes_twice", {"classes": ("a", "a")}, "classes with one name twice"),
+        (
+            "role",
+            {"variables": (manifest.VariableSpec("a", (), "float32", "hat"),)},
+            "role 'hat'",
+        ),
+        (
+            "dtype",
+            {"variables": (manifest.VariableSpec("a", (), "float31", "slot"),)},
+            "dtype 'float31'",
+        ),
+        (
+            "shape",
+            {"variables": (manifest.VariableSpec("a", (-1,), "float32", "slot"),)},
+            "shape",
+        ),
+        (
+            "permutation",
+            {"constants": (manifest.ConstantSpec("a", 0, (1, 1), (0, 2)),)},
+            r"permutation \(0, 2\)",
+        ),
+    )
+    def test_contradictions(self, changes, message):
+        with self.assertRaisesRegex(manifest.ManifestError, message):
+            manifest.from_json(manifest.to_json(example(**changes)))
+
+    @parameterized.named_parameters(
+        ("empty", "", "no JSON"),
+        ("list", "[]", "must be an object"),
+        ("bytes", b"\xff\xfe", "no JSON"),
+        ("deep", "[" * 100_000, "no JSON"),
+        ("nan", '{"version": NaN}', "finite, not NaN"),
+        ("twice", '{"version": 1, "version": 1}', "twice"),
+        ("digits", '{"version": ' + "9" * 5_000 + "}", "no JSON"),
+        ("large", " " * 16_000_001, "16000001 characters"),
+    )
+    def test_malformed(self, text, message):
+        with self.assertRaisesRegex(manifest.ManifestError, message):
+            manifest.from_json(text)
+
+
+class OfFileTest(absltest.TestCase):
+    def _file(self, text: bytes) -> tflite_file.TfliteFile:
+        file = tflite_file.parse(tflite_file_test.model_bytes(buffers=(b"", text)))
+        return dataclasses.replace(file, metadata={manifest.METADATA_NAME: 1})
+
+    def test_embedded(self):
+        file = self._file(manifest.to_json(example()).encode())
+        self.assertEqual(manifest.of_file(file), example())
+
+    def test_none_without_metadata(self):
+        file = tflite_file.parse(tflite_file_test.model_bytes())
+        self.assertIsNone(manifest.of_file(file))
+
+    def test_buffers_must_be_in_the_file(self):
+        wrong = manifest.ConstantSpec("stem/kernel", 99, (3, 2), (1, 0))
+        file = self._file(manifest.to_json(example(constants=(wrong,))).encode())
+        with self.assertRaisesRegex(manifest.ManifestError, r"Received: \[99\]"):
+            manifest.of_file(file)
+
+
+class FingerprintTest(absltest.TestCase):
+    def test_buffers_do_not_count_and_shapes_do(self):
+        def of(shape, buffer):
+            variable = manifest.VariableSpec("a", shape, "float32", "weight", buffer)
+            return manifest.fingerprint("s", ("a",), (variable,), {"b": b"1"})
+
+        self.assertEqual(of((2,), 1), of((2,), 7))
+        self.assertNotEqual(of((2,), 1), of((3,), 1))
+
+
+if __name__ == "__main__":
+    absltest.main()
