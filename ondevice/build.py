@@ -1,0 +1,231 @@
+"""Makes a trainable .tflite from a frozen detector, and proves it.
+
+The frozen file is recognised by its graph, its Keras model rebuilt, the weights copied
+back, the signatures train, infer, evaluate, save and restore traced and converted with
+builtin operators only. Then the files that came out are run in every installed runtime
+and compared with the vendor's file, with tf.GradientTape and with Keras' optimizers.
+
+Examples:
+  python -m ondevice.build
+      palm_full with its one class and every weight trainable, in out/palm_full.
+  python -m ondevice.build --classes=fist,open,point --output_dir=out/signs
+      Three classes of your own; detection works before the first step.
+  python -m ondevice.build --source=my_palm.tflite --trainable=heads --optimizer=sgd
+      Any file whose graph is a known detector's; only the heads train.
+
+Writes model.tflite (trainable), inference.tflite (frozen), manifest.json, report.json and
+report.html. Where a proof does not hold the exit status is 1, and only the report is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags, logging
+
+from ondevice import commands
+
+_SOURCE = flags.DEFINE_string(
+    "source", "palm_full", "palm_full, palm_lite, or the path of a frozen .tflite."
+)
+_CLASSES = flags.DEFINE_string(
+    "classes", "palm", "Names of the classes, separated by commas."
+)
+_TRAINABLE = flags.DEFINE_string(
+    "trainable",
+    "all",
+    "What trains: all; heads, class and box heads; classifier, class heads; blocks:N, "
+    "the last N residual blocks and the heads; bias, every bias and PReLU slope.",
+)
+_OPTIMIZER = flags.DEFINE_enum(
+    "optimizer", "adam", ["adam", "adamw", "momentum", "sgd"], "The optimizer."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 8, "Images in a training step; fixed in the file.", lower_bound=1
+)
+_CLIP_NORM = flags.DEFINE_float(
+    "clip_norm",
+    None,
+    "Largest global norm of the gradients, 0 for none. Default: 1, with sgd none.",
+    lower_bound=0.0,
+)
+_SCORE_WEIGHT = flags.DEFINE_float(
+    "score_weight", 1.0, "Weight of the palm's focal loss.", lower_bound=0.0
+)
+_CLASS_WEIGHT = flags.DEFINE_float(
+    "class_weight", 1.0, "Weight of the classes' cross-entropy.", lower_bound=0.0
+)
+_BOX_WEIGHT = flags.DEFINE_float(
+    "box_weight", 1.0, "Weight of the boxes' smooth L1; 0 to learn classes alone.",
+    lower_bound=0.0,
+)  # fmt: skip
+_KEYPOINT_WEIGHT = flags.DEFINE_float(
+    "keypoint_weight", 1.0, "Weight of the keypoints' smooth L1.", lower_bound=0.0
+)
+_OPS = flags.DEFINE_enum(
+    "ops",
+    "builtin",
+    ["builtin", "select"],
+    "builtin: builtin operators only. select: the official recipe, which needs the Flex "
+    "delegate and tensorflow < 2.20.",
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Where to write. Default: out/NAME of the source."
+)
+_PHOTOGRAPHS = flags.DEFINE_string(
+    "photographs", None, "A folder of images to prove parity on, beside noise."
+)
+
+_MODEL, _INFERENCE, _MANIFEST = "model.tflite", "inference.tflite", "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildConfig:
+    """What to build; see the flags for the meaning of each.
+
+    Attributes:
+      clip_norm: None stands for the optimizer's default.
+      output_dir: None stands for out/NAME.
+      photographs: None stands for the sample that matplotlib carries.
+    """
+
+    source: str = "palm_full"
+    classes: tuple[str, ...] = ("palm",)
+    trainable: str = "all"
+    optimizer: str = "adam"
+    batch_size: int = 8
+    clip_norm: float | None = None
+    loss_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    ops: str = "builtin"
+    output_dir: pathlib.Path | None = None
+    photographs: pathlib.Path | None = None
+
+    def __post_init__(self) -> None:
+        names = [name.strip() for name in self.classes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not all(names) or not names or twice:
+            raise commands.UserError(
+                "--classes must name at least one class, each once and none empty. "
+                f"Received: {','.join(self.classes)!r}"
+                + (f", where {', '.join(twice)} stands twice." if twice else ".")
+            )
+
+
+def build(config: BuildConfig) -> dict[str, Any]:
+    """Builds, proves and writes.
+
+    Args:
+      config: What to build.
+
+    Returns:
+      What the command prints; `verified` says whether every proof holds.
+
+    Raises:
+      ValueError: If the source is unknown, damaged or no detector of ours, or a flag
+        contradicts another; nothing is written then.
+    """
+    started = time.monotonic()
+    # TensorFlow takes seconds to import: only once the flags have proven good.
+    from checkpoints import tflite_file
+    from ondevice import sources
+
+    source = sources.locate(config.source)
+    file = tflite_file.parse(source.data)
+    if config.photographs is not None and not config.photographs.is_dir():
+        raise commands.UserError(
+            f"--photographs must be a folder. Received: {config.photographs}."
+        )
+
+    from ondevice import fresh
+    from ondevice.rebuild import porting, recognition, topology
+    from ondevice.verification import inputs, prove
+    from signatures import losses, optimizers
+
+    found = recognition.recognise(file)
+    clip_norm = config.clip_norm
+    if clip_norm is None:
+        clip_norm = 0.0 if config.optimizer == "sgd" else 1.0
+    recipe = fresh.Recipe(
+        spec=found.spec,
+        classes=config.classes,
+        trainable=config.trainable,
+        settings=optimizers.Settings(config.optimizer, clip_norm),
+        losses=losses.LossWeights(*config.loss_weights),
+        batch_size=config.batch_size,
+        ops=config.ops,
+        source={"name": source.name, "sha256": source.sha256},
+    )
+    photographs = inputs.photographs(config.photographs)
+    ported = porting.port(file, found)
+    weights = porting.with_classes(ported, recipe.layers)
+    shapes = topology.variables(recipe.layers)
+    logging.info(
+        "%s is %s: %d weights ported. Converting.", source.name, found.spec.name,
+        len(ported),
+    )  # fmt: skip
+    files = fresh.make(recipe, weights)
+    made = time.monotonic() - started
+    logging.info("Converted after %.0f s. Proving.", made)
+    proof = prove.prove(
+        prove.Vendor(source.data, found, ported), recipe, weights, files, photographs
+    )
+    directory = config.output_dir or pathlib.Path("out") / source.name
+    result = {
+        "output_dir": str(directory),
+        "source": source.name,
+        "verified": proof.holds,
+        "variables": len(files.manifest.variables),
+        "parameters": sum(_size(shapes[name]) for name in recipe.trained),
+        "checks": [check.as_json() for check in proof.checks],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    described = {
+        **result,
+        "sha256": source.sha256,
+        "spec": found.spec.name,
+        "classes": list(config.classes),
+        "trainable": config.trainable,
+        "optimizer": config.optimizer,
+        "versions": dict(files.manifest.versions),
+        "seconds_to_convert": round(made, 1),
+        "losses": proof.losses,
+    }
+    _write(directory, files, described, proof)
+    return result
+
+
+def _write(directory, files, described, proof) -> None:
+    """The report always; the files only where every proof holds."""
+    from checkpoints import atomic
+    from checkpoints import manifest as manifests
+    from ondevice import report
+
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = {
+        _MODEL: files.model,
+        _INFERENCE: files.inference,
+        _MANIFEST: manifests.to_json(files.manifest).encode(),
+    }
+    for name, content in contents.items():
+        if proof.holds:
+            atomic.write(directory / name, [content])
+        else:
+            # An earlier build's file would pass for this one's.
+            (directory / name).unlink(missing_ok=True)
+    pages = {
+        "report.json": report.as_json(described),
+        "report.html": report.as_html(described, proof.losses, proof.errors),
+    }
+    for name, page in pages.items():
+        atomic.write(directory / name, [page.encode()])
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
