@@ -225,18 +225,22 @@ class _Exercise:
 
     def _patched(self, trained: _Runner, state: Arrays) -> None:
         """The files with the trained weights against the interpreter that trained."""
-        weights = {n: v for n, v in state.items() if n != "format_version"}
-        fresh = self._fresh(patch.patch_trainable(self._model, self._manifest, weights))
+        variables = {n: v for n, v in state.items() if n != "format_version"}
+        patched = patch.patch_trainable(self._model, self._manifest, variables)
+        fresh = self._fresh(patched)
         self.facts["patched_state_differs"] = _differing(self._save(fresh), state)
         image = {"image": self._batch["image"][:1]}
-        live, patched = (r.call(contract.INFER, image) for r in (trained, fresh))
-        self.facts["patched_infer_differs"] = _differing(patched, live)
+        live = trained.call(contract.INFER, image)
+        again = fresh.call(contract.INFER, image)
+        self.facts["patched_infer_differs"] = _differing(again, live)
         template = self._job.read("inference.tflite")
         described = manifests.of_file(tflite_file.parse(template))
         assert described is not None
+        names = [v.name for v in self._manifest.variables if v.role == manifests.WEIGHT]
+        weights = {name: variables[name] for name in names}
         frozen = patch.patch_inference(template, described, weights)
         outputs = self._fresh(frozen).plain(image["image"])
-        for output, (name, value) in zip(outputs, live.items()):
+        for name, value in live.items():
             self.arrays[f"trained_infer/{name}"] = value
         for place, output in enumerate(outputs):
             self.arrays[f"trained_inference/{place}"] = output

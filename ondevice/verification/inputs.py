@@ -9,13 +9,13 @@ import numpy as np
 from absl import logging
 
 from checkpoints import manifest as manifests
+from ondevice.detection import geometry
 from ondevice.device import images
 
 # Shares of the frame at which a photograph is shown: close up, and small in black. The
 # black matters: in a constant patch every cell of a max-pool ties, which noise never does.
 _SHARES = (1.0, 0.6, 0.4)
 _NOISE_IMAGES = 2
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 # Matplotlib's sample data has one photograph of a person.
 _SAMPLE = "mpl-data/sample_data/grace_hopper.jpg"
@@ -35,11 +35,11 @@ def photographs(directory: pathlib.Path | None) -> list[pathlib.Path]:
     """
     if directory is not None:
         found = sorted(
-            path for path in directory.rglob("*") if path.suffix.lower() in _SUFFIXES
+            path for path in directory.rglob("*") if path.suffix.lower() in images.SUFFIXES
         )
         if not found:
             raise ValueError(
-                f"--photographs must name a folder with images ({', '.join(_SUFFIXES)})."
+                f"--photographs must name a folder with images ({', '.join(images.SUFFIXES)})."
                 f" Received: {directory}, which holds none."
             )
         # Spread over the folder, not its first class alone.
@@ -69,11 +69,14 @@ def probe_images(
     shape = (_NOISE_IMAGES, size, size, 3)
     noise = low + (high - low) * random.random(shape, np.float32)
     probes = {"noise": noise.astype(np.float32)}
-    shown = [
-        images.network_input(images.read(path), size, manifest.input_range, share)
-        for path in paths
-        for share in _SHARES
-    ]
+    shown = []
+    for pixels in map(images.read, paths):
+        height, width = pixels.shape[:2]
+        for share in _SHARES:
+            placed = images.place(
+                pixels, geometry.letterbox(width, height, share), size
+            )
+            shown.append(images.to_input(placed, manifest.input_range))
     if shown:
         probes["photographs"] = np.stack(shown)
     return probes

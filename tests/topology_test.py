@@ -1,0 +1,99 @@
+"""Tests of ondevice/rebuild/specs.py and topology.py."""
+
+import dataclasses
+import math
+
+import pytest
+
+from ondevice.rebuild import specs, topology
+
+
+@pytest.mark.parametrize(
+    "name, parameters, slopes, anchors, depthwise, convolutions, prelus",
+    [
+        ("palm_128", 959_608, 4_096, 896, 23, 30, 26),
+        ("palm_lite", 959_608, 4_096, 2016, 23, 30, 26),
+        ("palm_full", 1_132_056, 4_832, 2016, 28, 35, 31),
+    ],
+)
+def test_counts_are_those_of_the_vendors_files(
+    name, parameters, slopes, anchors, depthwise, convolutions, prelus
+):
+    layers = topology.draw(specs.PRESETS[name])
+    shapes = topology.variables(layers)
+    kinds = [layer.kind for layer in layers]
+    assert sum(map(math.prod, shapes.values())) == parameters
+    alphas = [math.prod(s) for n, s in shapes.items() if n.endswith("alpha")]
+    assert sum(alphas) == slopes
+    assert specs.PRESETS[name].anchors == anchors
+    assert kinds.count("depthwise") == depthwise
+    assert kinds.count("conv") == convolutions
+    assert kinds.count("prelu") == prelus
+
+
+def test_classes_add_heads_and_change_nothing_else():
+    spec = specs.PRESETS["palm_lite"]
+    one = topology.variables(topology.draw(spec))
+    seven = topology.variables(topology.draw(spec, 7))
+    new = {name: shape for name, shape in seven.items() if name not in one}
+    assert {name: seven[name] for name in one} == one
+    assert new == {
+        "class_8/kernel": (1, 1, 128, 14),
+        "class_8/bias": (14,),
+        "class_16/kernel": (1, 1, 256, 42),
+        "class_16/bias": (42,),
+    }
+
+
+@pytest.mark.parametrize(
+    "choice, count",
+    [("heads", 12), ("classifier", 8), ("blocks:1", 16), ("blocks:2", 20)],
+)
+def test_trained_variables_are_counted_from_the_end(choice, count):
+    layers = topology.draw(specs.PRESETS["palm_lite"], 7)
+    names = topology.trained_variables(layers, choice)
+    assert len(names) == count
+    assert all(name.startswith(("class", "regressor")) for name in names[-8:])
+
+
+def test_bias_trains_biases_slopes_and_new_class_heads():
+    layers = topology.draw(specs.PRESETS["palm_lite"], 7)
+    names = topology.trained_variables(layers, "bias")
+    kernels = [name for name in names if name.endswith("kernel")]
+    assert kernels == ["class_8/kernel", "class_16/kernel"]
+    assert "p_re_lu/alpha" in names and "regressor_8/bias" in names
+
+
+def test_all_trains_everything():
+    layers = topology.draw(specs.PRESETS["palm_lite"])
+    chosen = topology.trained_variables(layers, "all")
+    assert chosen == tuple(topology.variables(layers))
+
+
+@pytest.mark.parametrize("choice", ["blocks:0", "blocks:99", "blocks:x", "", "head"])
+def test_unknown_choices_are_refused(choice):
+    layers = topology.draw(specs.PRESETS["palm_lite"])
+    with pytest.raises(ValueError, match=f"Received: '{choice}'"):
+        topology.trained_variables(layers, choice)
+
+
+def test_split_cuts_at_the_features_and_loses_no_weight():
+    spec = specs.PRESETS["palm_lite"]
+    layers = topology.draw(spec, 7)
+    features = topology.trunk_features(spec, layers)
+    trunk, heads = topology.split(layers, features)
+    assert [x.name for x in heads if x.kind == "input"] == features
+    assert all(x.group == topology.GLUE or "head" in x.group for x in heads)
+    both = {**topology.variables(trunk), **topology.variables(heads)}
+    assert both == topology.variables(layers)
+
+
+def test_a_head_off_the_finest_grid_is_refused():
+    spec = specs.PRESETS["palm_lite"]
+    with pytest.raises(ValueError, match="stride 8. Received: stride 4"):
+        dataclasses.replace(spec, heads=(specs.Head(4, 2, 1), spec.heads[1]))
+
+
+def test_an_input_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="multiple of 32. Received: 200"):
+        dataclasses.replace(specs.PRESETS["palm_lite"], input_size=200)
