@@ -1,0 +1,88 @@
+"""Metrics, against hand-computed values."""
+
+import json
+
+import pytest
+
+from ondevice.detection import decoding, metrics, targets
+
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+# IoU with LEFT: 0.4 / 0.6.
+NEAR_LEFT = (0.1, 0.0, 0.6, 1.0)
+
+
+def hand(box, class_index=0):
+    return targets.Label(box, (), class_index)
+
+
+def found(box, class_index=0, score=0.9):
+    return decoding.Detection(box, score, class_index)
+
+
+class TestMeasure:
+    def test_by_hand(self):
+        result = metrics.measure(
+            [
+                ([hand(LEFT, 0)], [found(LEFT, 0)]),
+                ([hand(LEFT, 0)], [found(NEAR_LEFT, 1)]),
+                ([hand(LEFT, 1)], [found(RIGHT, 1)]),
+                ([hand(LEFT, 1)], []),
+            ],
+            classes=2,
+        )
+        assert result.images == result.hands == 4
+        assert result.class_accuracy == 0.5
+        assert result.recall == 0.5
+        assert result.mean_iou == pytest.approx((1 + 0.4 / 0.6) / 4)
+        assert result.confusion == ((1, 1, 0), (0, 1, 1))
+
+    def test_best_detection_decides_the_class(self):
+        result = metrics.measure(
+            [([hand(LEFT, 0)], [found(LEFT, 0, 0.6), found(LEFT, 1, 0.7)])], classes=2
+        )
+        assert result.class_accuracy == 0 and result.recall == 1
+
+    def test_scores_below_the_threshold_do_not_count(self):
+        pairs = [([hand(LEFT)], [found(LEFT, score=0.49)])]
+        assert metrics.measure(pairs, 1).recall == 0
+        assert metrics.measure(pairs, 1).confusion == ((0, 1),)
+        assert metrics.measure(pairs, 1, min_score=0.4).recall == 1
+
+    def test_thresholds_are_inclusive(self):
+        half = (0.0, 0.0, 0.25, 1.0)  # IoU 0.5 with LEFT, exact in binary.
+        result = metrics.measure([([hand(LEFT)], [found(half, score=0.5)])], 1)
+        assert result.recall == 1 and result.mean_iou == 0.5
+
+    def test_several_hands_in_one_image(self):
+        hands = [hand(LEFT, 0), hand(RIGHT, 1)]
+        right = metrics.measure([(hands, [found(RIGHT, 1)])], 2)
+        assert (right.class_accuracy, right.recall, right.hands) == (1, 0.5, 2)
+        wrong = metrics.measure([(hands, [found(RIGHT, 0)])], 2)
+        assert (wrong.class_accuracy, wrong.recall) == (0, 0.5)
+
+    def test_images_without_hands_do_not_count(self):
+        pairs = [([], [found(LEFT)]), ([hand(LEFT)], [found(LEFT)])]
+        assert metrics.measure(pairs, 1).images == 1
+
+    def test_nothing_gives_zeros(self):
+        result = metrics.measure([], 2)
+        assert (result.images, result.recall, result.mean_iou) == (0, 0, 0)
+        assert result.confusion == ((0, 0, 0), (0, 0, 0))
+
+    def test_dict_is_what_evaluate_prints(self):
+        fields = metrics.measure([([hand(LEFT)], [])], 1).to_dict()
+        assert list(fields) == [
+            "images",
+            "class_accuracy",
+            "recall",
+            "mean_iou",
+            "confusion",
+        ]
+        assert json.loads(json.dumps(fields)) == fields
+
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_refuses_unknown_classes(self, side):
+        pair = [[hand(LEFT)], [found(LEFT)]]
+        pair[side] = [hand(LEFT, 3)] if side == 0 else [found(LEFT, 3)]
+        with pytest.raises(ValueError, match=r"Received: \[3\]"):
+            metrics.measure([tuple(pair)], 3)
