@@ -112,7 +112,9 @@ def inference(
         input_signature=[tf.TensorSpec(image_shape, tf.float32, "image")],
         autograph=False,
     ).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [concrete], tf.Module()
+    )
     model = schema.ModelT.InitFromPackedBuf(_convert(converter, "builtin"), 0)
     graph = model.subgraphs[0]
     for index, name in zip((*graph.inputs, *graph.outputs), names, strict=True):
