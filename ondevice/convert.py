@@ -105,20 +105,19 @@ def inference(
 
     def call(image):
         constants = {name: tf.constant(probe) for name, probe in probes.items()}
-        return function(constants, image)
+        outputs = function(constants, image)
+        return {f"out_{i}": output for i, output in enumerate(outputs)}
 
     concrete = tf.function(
         call,
-        input_signature=[tf.TensorSpec(image_shape, tf.float32, "image")],
+        input_signature=[tf.TensorSpec(image_shape, tf.float32, "in_0")],
         autograph=False,
     ).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [concrete], tf.Module()
     )
     model = schema.ModelT.InitFromPackedBuf(_convert(converter, "builtin"), 0)
-    graph = model.subgraphs[0]
-    for index, name in zip((*graph.inputs, *graph.outputs), names, strict=True):
-        graph.tensors[index].name = name.encode()
+    _name_outputs(model, names)
     data = _pack(model)
     return data, _find_constants(tflite_file.parse(data), probes)
 
@@ -187,8 +186,27 @@ def _name_signatures(
                 entry.name = specs[place].name.encode()
 
 
+def _name_outputs(model: schema.ModelT, names: Sequence[str]) -> None:
+    """Puts names on a frozen file's tensors, and its outputs into the names' order.
+
+    The converter orders outputs as it likes; its signature tells which is which.
+    """
+    graph, definition = model.subgraphs[0], model.signatureDefs[0]
+    indices = {
+        entry.name.decode(): entry.tensorIndex
+        for entry in (*definition.inputs, *definition.outputs)
+    }
+    keys = ["in_0", *(f"out_{i}" for i in range(len(names) - 1))]
+    for key, name in zip(keys, names, strict=True):
+        graph.tensors[indices[key]].name = name.encode()
+    graph.outputs = [indices[key] for key in keys[1:]]
+    renamed = dict(zip(keys, names))
+    for entry in (*definition.inputs, *definition.outputs):
+        entry.name = renamed[entry.name.decode()].encode()
+
+
 def _unshare_variables(model: schema.ModelT) -> None:
-    """Gives each variable's initial value a buffer that nothing else uses."""
+    """Gives each variable's initial value a tensor and a buffer of its own."""
     codes = [code.builtinCode for code in model.operatorCodes]
 
     def operators(graph: schema.SubGraphT, code: int) -> list[schema.OperatorT]:

@@ -22,7 +22,7 @@ from signatures import contract, losses, optimizers, scores, select, stateless, 
 
 # Choices of what to train that leave the trunk frozen.
 _FROZEN_TRUNK = ("heads", "classifier")
-_PACKAGES = ("tensorflow", "keras", "numpy", "ondevice")
+_PACKAGES = ("tensorflow", "keras", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
