@@ -1,0 +1,105 @@
+"""Drawing: what must be seen is there, at any size."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ondevice.detection import decoding, drawing
+
+POINTS = tuple((0.3 + 0.05 * k, 0.5) for k in range(7))
+DETECTION = decoding.Detection((0.25, 0.25, 0.75, 0.75), 0.87, 0, POINTS)
+NAMES = ["fist", "手のひら", "ладонь\n\x00🖐"]
+
+
+def drawn(size=(400, 400), detections=(DETECTION,)):
+    picture = Image.new("RGB", size)
+    return np.asarray(drawing.draw(picture, detections, NAMES))
+
+
+def is_colour(pixels, index=0):
+    return (pixels == np.array(drawing.COLOURS[index])).all(axis=-1)
+
+
+class TestDraw:
+    def test_box_lies_where_it_should(self):
+        hits = is_colour(drawn())
+        # Line by line through places where neither text nor keypoints lie.
+        assert hits[260, 98:104].any() and hits[260, 297:302].any()
+        assert hits[297:302, 200].any() and hits[97:104, 250].any()
+        assert not hits[260, 110:290].any() and not hits[310:].any()
+
+    def test_seven_keypoints_are_drawn(self):
+        row = is_colour(drawn())[200, 110:290]
+        starts = np.flatnonzero(np.diff(row.astype(int)) == 1)
+        assert len(starts) == 7
+        centres = [round((x + 0.5)) for x in np.array(POINTS)[:, 0] * 399]
+        assert row[np.array(centres) - 110].all()
+
+    def test_text_stands_on_its_ground_above_the_box(self):
+        pixels = drawn()
+        ground = is_colour(pixels)[70:95, 100:200]
+        assert 0.3 < ground.mean() < 0.95
+        words = drawn(
+            detections=[decoding.Detection(DETECTION.box, 0.13, 0, POINTS)]
+        )
+        assert (words[:95] != pixels[:95]).any()
+
+    @pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.9, 0, 1.2, 0.1), (-3, -3, 4, 4)])
+    def test_text_stays_inside(self, box):
+        pixels = drawn(detections=[decoding.Detection(box, 0.5, 0)])
+        text_rows = np.flatnonzero(is_colour(pixels).sum(axis=1) > 40)
+        assert len(text_rows) >= 20
+
+    @pytest.mark.parametrize(
+        "size", [(1, 1), (1, 700), (20, 30), (320, 320), (1920, 1080), (3000, 200)]
+    )
+    def test_every_size_shows_every_part(self, size):
+        pixels = drawn(size)
+        assert is_colour(pixels).sum() > 30
+        ratio = pixels.shape[1] / pixels.shape[0]
+        assert ratio == pytest.approx(size[0] / size[1])
+
+    def test_line_and_text_grow_with_the_picture(self):
+        small, large = drawn((400, 400)), drawn((2000, 2000))
+        # Shares of the area stay within a third.
+        shares = [is_colour(p).mean() for p in (small, large)]
+        assert shares[1] == pytest.approx(shares[0], rel=0.33)
+
+    def test_small_pictures_are_enlarged_and_others_kept(self):
+        assert drawn((100, 50)).shape == (350, 700, 3)
+        assert drawn((640, 480)).shape == (480, 640, 3)
+
+    @pytest.mark.parametrize("index", range(3))
+    def test_any_unicode_is_drawn(self, index):
+        detection = decoding.Detection(DETECTION.box, 0.9, index)
+        assert is_colour(drawn(detections=[detection]), index).sum() > 1000
+
+    def test_classes_differ_in_colour(self):
+        assert len(set(drawing.COLOURS)) == len(drawing.COLOURS)
+
+    @pytest.mark.parametrize("value", [1e300, -1e300, math.inf, -math.inf])
+    def test_absurd_coordinates_do_no_harm(self, value):
+        box = (value, 0.1, 0.5, -value)
+        drawn(detections=[decoding.Detection(box, 0.9, 0, ((value, value),))])
+
+    @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+    def test_other_modes_are_taken_and_the_original_kept(self, mode):
+        picture = Image.new(mode, (400, 400))
+        before = picture.tobytes()
+        assert drawing.draw(picture, [DETECTION], NAMES).mode == "RGB"
+        assert picture.tobytes() == before
+
+    def test_nothing_found_gives_the_picture(self):
+        assert not drawn(detections=[]).any()
+
+    def test_refuses_a_class_without_a_name(self):
+        with pytest.raises(ValueError, match=r"indices \[3\]"):
+            drawn(detections=[decoding.Detection(DETECTION.box, 0.9, 3)])
+
+    def test_falls_back_without_any_font(self, monkeypatch):
+        bitmap = drawing.ImageFont.load_default_imagefont()
+        monkeypatch.setattr(drawing, "_font", lambda size: bitmap)
+        detection = decoding.Detection(DETECTION.box, 0.9, 1)
+        assert is_colour(drawn(detections=[detection]), 1).any()
