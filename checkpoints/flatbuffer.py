@@ -22,6 +22,7 @@ MAX_TABLES = 200_000
 # Numbers in vectors (buffers' bytes are not among them) that one file may hold.
 MAX_NUMBERS = 4_000_000
 
+_WIDTHS = {code: struct.calcsize(f"<{code}") for code in "ifq"}
 _UINT16 = struct.Struct("<H")
 _INT32 = struct.Struct("<i")
 _UINT32 = struct.Struct("<I")
@@ -126,9 +127,11 @@ class Table:
 
     def scalar(self, slot: int, kind: struct.Struct, default: int = 0) -> int:
         """Returns the number in `slot`, or `default` where the file leaves it out."""
-        position = self._field(slot, kind.size)
-        if not position:
+        fields = self._fields
+        if slot + 1 >= len(fields) or not fields[slot + 1]:
             return default
+        position = self.position + fields[slot + 1]
+        self.reader.check(position, kind.size, self.where)
         return kind.unpack_from(self.reader.data, position)[0]
 
     def text(self, slot: int) -> str:
@@ -139,8 +142,10 @@ class Table:
 
     def numbers(self, slot: int, code: str) -> tuple:
         """Returns the vector in `slot`; `code` is the element's letter in `struct`."""
-        width = struct.calcsize(f"<{code}")
+        width = _WIDTHS[code]
         start, count = self.span(slot, width)
+        if not count:
+            return ()
         self.reader.spend(count * width, 0, count, self.where)
         return struct.unpack_from(f"<{count}{code}", self.reader.data, start)
 
@@ -174,21 +179,16 @@ class Table:
         if not position:
             return 0, 0
         (count,) = _UINT32.unpack_from(self.reader.data, position)
-        self.reader.check(position + 4, count * width, f"a vector of {self.where}")
+        self.reader.check(position + 4, count * width, self.where)
         return position + 4, count
-
-    def _field(self, slot: int, width: int) -> int:
-        if slot + 1 >= len(self._fields) or not self._fields[slot + 1]:
-            return 0
-        position = self.position + self._fields[slot + 1]
-        self.reader.check(position, width, self.where)
-        return position
 
     def _reference(self, slot: int) -> int:
         """Returns where the field in `slot` points to, four bytes proven; 0: absent."""
-        position = self._field(slot, 4)
-        if not position:
+        fields, reader = self._fields, self.reader
+        if slot + 1 >= len(fields) or not fields[slot + 1]:
             return 0
-        position += _UINT32.unpack_from(self.reader.data, position)[0]
-        self.reader.check(position, 4, self.where)
+        position = self.position + fields[slot + 1]
+        reader.check(position, 4, self.where)
+        position += _UINT32.unpack_from(reader.data, position)[0]
+        reader.check(position, 4, self.where)
         return position

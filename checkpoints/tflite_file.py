@@ -24,6 +24,7 @@ from tflite import utils
 
 from checkpoints import flatbuffer, operator_options
 from checkpoints.tflite_types import (
+    NUMPY_DTYPES,
     BufferRange,
     Operator,
     Quantization,
@@ -35,6 +36,7 @@ from checkpoints.tflite_types import (
 )
 
 __all__ = [
+    "NUMPY_DTYPES",
     "BufferRange",
     "Operator",
     "Quantization",

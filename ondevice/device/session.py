@@ -1,0 +1,341 @@
+"""A file of ours in an interpreter: train, infer, save, restore; numpy only.
+
+    with session.Session("model.tflite") as detector:
+        loss = detector.train(image=..., learning_rate=1e-3, ...).loss
+        regressors, classificators = detector.infer(image)
+        detector.save("latest.safetensors", epoch=3)
+
+The interpreter is not thread-safe; the session is: its calls wait for each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from checkpoints import manifest as manifests
+from checkpoints import store, strict_json, tflite_file
+from ondevice.device import checks, runtimes
+from signatures import contract
+
+# What `save` and `restore` exchange beside variables, as the contract names it.
+_VERSION, _RESTORED, _PATH = "format_version", "restored", "checkpoint_path"
+
+
+class SessionError(ValueError):
+    """A file that a session cannot serve, or arrays that a signature does not take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """What a step, or an evaluation, found.
+
+    Attributes:
+      loss: What training minimises.
+      class_loss: The class term.
+      box_loss: The box term.
+      gradient_norm: Before clipping; None from `evaluate`, which takes no gradient.
+    """
+
+    loss: float
+    class_loss: float
+    box_loss: float
+    gradient_norm: float | None = None
+
+
+class Session:
+    """One interpreter and its weights.
+
+    Attributes:
+      file: The parsed .tflite; its constants stay what they were.
+      manifest: Embedded in it.
+      runtime: Name of the runtime that runs it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        runtime: str = runtimes.AUTO,
+        threads: int | None = None,
+    ) -> None:
+        """Reads a file, proves that it is what its manifest says, and loads it.
+
+        Args:
+          model: Path or content of a .tflite that has a manifest.
+          runtime: `auto` or a name of `runtimes.NAMES`.
+          threads: At least 1; None leaves it to the runtime.
+
+        Raises:
+          TfliteError: If the file is malformed.
+          ManifestError: If its manifest is.
+          SessionError: If it has none, or its signatures are not the manifest's.
+          RuntimeChoiceError: If the runtime is not installed.
+          RuntimeFailure: If the runtime does not run the file.
+          OSError: If the file cannot be read.
+        """
+        if isinstance(model, bytes):
+            self.file, name = tflite_file.parse(model), "the file"
+        else:
+            self.file, name = tflite_file.read(model), os.fspath(model)
+        embedded = manifests.of_file(self.file)
+        if embedded is None:
+            raise SessionError(
+                f"A file must have an embedded manifest, as ondevice.build writes it. "
+                f"Received: {name}, with the metadata {sorted(self.file.metadata)}."
+            )
+        self.manifest: manifests.Manifest = embedded
+        faults = checks.disagreements(self.file, self.manifest)
+        if faults:
+            raise SessionError(
+                f"A file's signatures must be those of its manifest. Received: "
+                f"{strict_json.summary(faults)}; in {name}."
+            )
+        self.runtime = runtimes.choose(runtime)
+        self._interpreter = runtimes.create(self.file.data, self.runtime, threads)
+        self._runners: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the interpreter and its weights; closing twice does nothing."""
+        with self._lock:
+            self._interpreter = None
+            self._runners.clear()
+
+    def train(self, **arrays: Any) -> Losses:
+        """Takes one optimizer step.
+
+        Args:
+          **arrays: By the names, shapes and dtypes of the manifest's `train`; Python
+            numbers serve for scalars.
+
+        Raises:
+          SessionError: Naming every missing, unknown or misshapen array.
+        """
+        return _losses(self.call(contract.TRAIN, arrays))
+
+    def evaluate(self, **arrays: Any) -> Losses:
+        """Returns the losses and updates nothing; arrays as of `train`."""
+        return _losses(self.call(contract.EVALUATE, arrays))
+
+    def train_features(self, **arrays: Any) -> Losses:
+        """Takes one step of the heads on what `features` gave; arrays as of `train`."""
+        return _losses(self.call(contract.TRAIN_FEATURES, arrays))
+
+    def infer(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Runs the detector.
+
+        Args:
+          image: [1, S, S, 3] float32 in the manifest's input range.
+
+        Returns:
+          regressors [1, N, C], pixels of the input; classificators [1, N, K], logits.
+        """
+        if any(s.key == contract.INFER for s in self.file.signatures):
+            found = self.call(contract.INFER, {"image": image})
+            return found["regressors"], found["classificators"]
+        return self._invoke(image)
+
+    def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the frozen trunk's features of [1, S, S, 3] float32, by name."""
+        return self.call(contract.FEATURES, {"image": image})
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns every variable by name: weights, slots and the step.
+
+        Raises:
+          SessionError: If the file saves by itself, under --ops=select.
+        """
+        if self.manifest.ops == "select":
+            raise SessionError(
+                "The variables of a file built with --ops=select must be saved by the "
+                "file itself. Received: a request for their values."
+            )
+        version = np.array(contract.FORMAT_VERSION, np.int32)
+        found = self.call(contract.SAVE, {_VERSION: version})
+        del found[_VERSION]
+        return found
+
+    def load_state(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Sets every variable.
+
+        Args:
+          tensors: As `state` gives them.
+
+        Raises:
+          SessionError: Naming every missing, unknown or misshapen array, before any
+            variable is set; or if the file did not take them all.
+        """
+        version = np.array(contract.FORMAT_VERSION, np.int32)
+        found = self.call(contract.RESTORE, {_VERSION: version, **tensors})
+        if int(found[_RESTORED]) != len(tensors):
+            raise SessionError(
+                f"The file must take all {len(tensors)} tensors. Received: "
+                f"{int(found[_RESTORED])} taken."
+            )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        epoch: int = 0,
+        seed: int = 0,
+        random_state: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes a checkpoint; at any moment `path` is the old one or the new one.
+
+        Under --ops=select the file writes its own format, which holds the variables
+        alone.
+
+        Args:
+          path: Of the checkpoint.
+          epoch: Epochs completed.
+          seed: Of the run.
+          random_state: State of the run's generators; any JSON.
+          extra: Whatever else the run needs to go on; any JSON.
+
+        Raises:
+          CheckpointError: If a variable is not finite; the old file stays.
+          OSError: If the file cannot be written.
+        """
+        if self.manifest.ops == "select":
+            self.call(contract.SAVE, {_PATH: os.fspath(path)})
+            return
+        tensors = self.state()
+        steps = [v.name for v in self.manifest.variables if v.role == manifests.STEP]
+        header = store.Header(
+            fingerprint=self.manifest.fingerprint,
+            optimizer=self.manifest.optimizer,
+            step=int(tensors[steps[0]]) if steps else 0,
+            epoch=epoch,
+            seed=seed,
+            random_state=random_state,
+            classes=self.manifest.classes,
+            extra=extra or {},
+        )
+        store.save_file(path, tensors, header)
+
+    def restore(self, path: str | os.PathLike[str]) -> store.Header | None:
+        """Takes up a checkpoint, whole or not at all.
+
+        Args:
+          path: Of the checkpoint.
+
+        Returns:
+          Its header; None under --ops=select, where there is none.
+
+        Raises:
+          CheckpointError: If the file is damaged or of another model or optimizer; the
+            variables stay as they were.
+          OSError: If it cannot be read.
+        """
+        if self.manifest.ops == "select":
+            with open(path, "rb"):  # A missing file is the caller's mistake, not ours.
+                pass
+            self.call(contract.RESTORE, {_PATH: os.fspath(path)})
+            return None
+        tensors, header = store.load_file(path)
+        own = self.manifest
+        store.require(tensors, header, own.variables, own.fingerprint, own.optimizer)
+        self.load_state(tensors)
+        return header
+
+    def call(self, key: str, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Runs one signature.
+
+        Args:
+          key: Of the signature.
+          arrays: Name -> array, checked against the manifest.
+
+        Returns:
+          Name -> array; they belong to the caller.
+
+        Raises:
+          ManifestError: If there is no such signature.
+          SessionError: Naming every missing, unknown or misshapen array.
+          RuntimeFailure: If the runtime fails.
+          RuntimeError: If the session is closed.
+        """
+        signature = self.manifest.signature(key)
+        checked = _checked(signature, arrays)
+        with self._lock:
+            interpreter = self._open()
+            try:
+                if key not in self._runners:
+                    self._runners[key] = interpreter.get_signature_runner(key)
+                found = self._runners[key](**checked)
+            except (RuntimeError, ValueError) as error:
+                raise runtimes.RuntimeFailure(
+                    f"The signature {key!r} must run on {self.runtime!r}. Received: "
+                    f"{' '.join(str(error).split())}."
+                ) from error
+            return {spec.name: _own(found[spec.name]) for spec in signature.outputs}
+
+    def _invoke(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Runs an inference file, which has the vendor's outputs and no signature."""
+        with self._lock:
+            interpreter = self._open()
+            entry = interpreter.get_input_details()[0]
+            shape = tuple(int(side) for side in entry["shape"])
+            dtype = np.dtype(entry["dtype"]).name
+            spec = manifests.TensorSpec("image", shape, dtype)
+            signature = manifests.SignatureSpec(contract.INFER, (spec,), ())
+            value = _checked(signature, {"image": image})["image"]
+            interpreter.set_tensor(entry["index"], value)
+            interpreter.invoke()
+            found = [
+                interpreter.get_tensor(output["index"])
+                for output in interpreter.get_output_details()
+            ]
+        classes = len(self.manifest.classes)
+        # The vendor's order; told apart by their last axis where that can be done.
+        if len(found) == 2 and found[0].shape[-1] == classes != found[1].shape[-1]:
+            found.reverse()
+        if len(found) != 2:
+            raise SessionError(
+                "An inference file must have the outputs regressors and "
+                f"classificators. Received: {[output.shape for output in found]}."
+            )
+        return _own(found[0]), _own(found[1])
+
+    def _open(self) -> Any:
+        if self._interpreter is None:
+            raise RuntimeError(
+                "The session must be open. Received: a call after close()."
+            )
+        return self._interpreter
+
+
+def _checked(
+    signature: manifests.SignatureSpec, arrays: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    checked, faults = checks.inputs(signature, arrays)
+    if faults:
+        names = sorted(spec.name for spec in signature.inputs)
+        raise SessionError(
+            f"The inputs of the signature {signature.key!r} must be {names}, of the "
+            f"manifest's shapes and dtypes. Received: "
+            f"{strict_json.summary(faults)}."
+        )
+    return checked
+
+
+def _losses(found: Mapping[str, np.ndarray]) -> Losses:
+    names = [field.name for field in dataclasses.fields(Losses)]
+    return Losses(**{name: float(found[name]) for name in names if name in found})
+
+
+def _own(array: Any) -> np.ndarray:
+    """Returns an array that the interpreter does not hold."""
+    array = np.asarray(array)
+    return array if array.flags.owndata else array.copy()

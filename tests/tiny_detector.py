@@ -1,0 +1,97 @@
+"""A tiny detector of the palms' kind, and a vendor's file of it, for quick tests."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from unittest import mock
+
+import numpy as np
+
+from ondevice import convert, fresh
+from ondevice.detection import anchors
+from ondevice.rebuild import network, specs, topology
+from signatures import losses, optimizers, stateless
+
+SPEC = specs.DetectorSpec(
+    name="palm_tiny",
+    input_size=32,
+    input_range=(0.0, 1.0),
+    stem_channels=4,
+    kernel=5,
+    stages=(
+        specs.Stage(4, 1, 1),
+        specs.Stage(6, 1, 2),
+        specs.Stage(8, 2, 2),
+        specs.Stage(8, 1, 2),
+    ),
+    decoders=(specs.Decoder(8, 2, 1), specs.Decoder(6, 1, 1)),
+    heads=(specs.Head(4, 2, 1), specs.Head(8, 6, 0)),
+    keypoints=7,
+    outputs=("Identity", "Identity_1"),
+    input_name="input_1",
+)
+ANCHORS = anchors.AnchorSpec(32, (4, 8, 8, 8), 0.1484375)
+
+
+@contextlib.contextmanager
+def known() -> Iterator[None]:
+    """Makes the tiny detector one of the known ones."""
+    with mock.patch.object(specs, "PRESETS", {**specs.PRESETS, SPEC.name: SPEC}):
+        with mock.patch.object(
+            anchors, "PRESETS", {**anchors.PRESETS, SPEC.name: ANCHORS}
+        ):
+            yield
+
+
+def weights(seed: int = 0, classes: int = 1) -> dict[str, np.ndarray]:
+    """Random weights at which the network's outputs stay of order one."""
+    random = np.random.default_rng(seed)
+    values = {}
+    for name, shape in topology.variables(topology.draw(SPEC, classes)).items():
+        fan_in = int(np.prod(shape[:-1])) if len(shape) == 4 else 4
+        if name.startswith("depthwise"):
+            fan_in = shape[0] * shape[1]
+        value = random.standard_normal(shape) / fan_in**0.5
+        values[name] = value.astype(np.float32)
+    return values
+
+
+@functools.cache
+def vendor_file(seed: int = 0) -> bytes:
+    """A frozen file of the tiny detector, one class."""
+    model = stateless.Stateless(network.build(topology.draw(SPEC), SPEC.name))
+
+    def outputs(values, image):
+        found = model(values, image)
+        return found["regressors"], found["scores"]
+
+    shape = (1, SPEC.input_size, SPEC.input_size, 3)
+    names = (SPEC.input_name, *SPEC.outputs)
+    # Conversion puts probes where the weights belong; write the real ones over them.
+    from checkpoints import patch
+
+    data, constants = convert.inference(outputs, shape, weights(seed), names)
+    return patch.patch(
+        data,
+        {
+            c.buffer: weights(seed)[c.variable].transpose(c.permutation).reshape(c.shape)
+            for c in constants
+        },
+    )
+
+
+def recipe(**changes) -> fresh.Recipe:
+    """A recipe for the tiny detector."""
+    chosen = {
+        "spec": SPEC,
+        "classes": ("palm",),
+        "trainable": "all",
+        "settings": optimizers.Settings("sgd", 0.0),
+        "losses": losses.LossWeights(),
+        "batch_size": 2,
+        "ops": "builtin",
+        "source": {"name": "tiny", "sha256": "0" * 64},
+    }
+    return fresh.Recipe(**{**chosen, **changes})
