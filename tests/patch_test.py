@@ -102,6 +102,11 @@ class PatchTrainableTest(parameterized.TestCase):
             patch.patch_trainable(data, described, other_state())
 
 
+def _weights(state):
+    """The state without slots and step."""
+    return {name: value for name, value in state.items() if name.count("/") == 1}
+
+
 class PatchInferenceTest(absltest.TestCase):
     def _infer(self, data: bytes) -> np.ndarray:
         interpreter = runtimes.create(data)
@@ -112,7 +117,7 @@ class PatchInferenceTest(absltest.TestCase):
 
     def test_permuted_weights(self):
         data, described = tiny.inference()
-        state = other_state()
+        state = _weights(other_state())
         before = self._infer(data)
         after = self._infer(patch.patch_inference(data, described, state))
         expected = [[2, -3]] @ state["head/kernel"] + state["head/bias"]
@@ -120,14 +125,22 @@ class PatchInferenceTest(absltest.TestCase):
         np.testing.assert_allclose(after, expected, rtol=1e-6, atol=1e-6)
         self.assertGreater(np.abs(before - after).max(), 0.1)
 
-    def test_missing_weights(self):
+    def test_weights_that_are_not_given_stay(self):
         data, described = tiny.inference()
-        with self.assertRaisesRegex(patch.PatchError, r"missing \['head/kernel'\]"):
-            patch.patch_inference(data, described, {"head/bias": np.zeros(6)})
+        state = _weights(other_state())
+        whole = patch.patch_inference(data, described, state)
+        for name in state:
+            data = patch.patch_inference(data, described, {name: state[name]})
+        self.assertEqual(data, whole)
+
+    def test_weights_that_the_file_has_not(self):
+        data, described = tiny.inference()
+        with self.assertRaisesRegex(patch.PatchError, "'head/bias/m', no weight"):
+            patch.patch_inference(data, described, other_state())
 
     def test_shape_that_does_not_turn(self):
         data, described = tiny.inference()
-        state = other_state() | {"head/kernel": np.zeros((3, 5), np.float32)}
+        state = {"head/kernel": np.zeros((3, 5), np.float32)}
         with self.assertRaisesRegex(patch.PatchError, r"\(3, 5\) for \(6, 2\)"):
             patch.patch_inference(data, described, state)
 
