@@ -8,7 +8,8 @@ import pathlib
 import pytest
 from absl import flags
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 # Under pytest nobody parses a command line; this gives every flag its default.
 flags.FLAGS.mark_as_parsed()

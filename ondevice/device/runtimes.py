@@ -23,7 +23,9 @@ _MODULES = {
 
 
 class RuntimeChoiceError(ValueError):
-    """A runtime that is unknown or not installed."""
+    """A runtime that is unknown or not installed, or threads that make no sense."""
+
+    exit_status = 2  # Of a command: a wrong flag.
 
 
 class RuntimeFailure(ValueError):

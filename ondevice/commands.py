@@ -1,0 +1,219 @@
+"""What all commands share: flags, exit status, errors, the JSON line, progress.
+
+absl's own habits differ from ours: it prints flag errors and help to stdout, leaves
+with status 1 after --help, and shows a traceback for a mistyped path. They are wrapped
+here once, and a command is
+
+    FLAGS = commands.flag_values()
+    _MODEL = flags.DEFINE_string("model", None, "Path.", flag_values=FLAGS)
+
+    def main(arguments: Sequence[str]) -> commands.Outcome:
+        from ondevice.device import session  # Here: --help imports absl alone.
+        ...
+        return commands.Outcome({"seconds": 1.5})
+
+    if __name__ == "__main__":
+        flags.mark_flags_as_required([_MODEL], flag_values=FLAGS)
+        commands.run(main, __doc__, FLAGS)
+
+Each command has flags of its own, not absl's global ones: several define --model, and a
+test that imports two of them would meet a flag defined twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+# ValueErrors that are defined here are about what the user gave us; others are bugs.
+_PACKAGES = ("checkpoints", "signatures", "ondevice", "__main__")
+_QUOTES = "'"
+_HELP = ("help", "helpshort", "helpfull", "h", "?")
+
+
+class UserError(ValueError):
+    """What the user gave does not do: one line, exit status 1."""
+
+
+class UsageError(UserError):
+    """A wrong flag or argument: one line, exit status 2."""
+
+    exit_status = USAGE
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a command found.
+
+    Attributes:
+      result: The JSON object of the last line; numpy's numbers and arrays, paths and
+        dataclasses are turned into JSON, numbers that are not finite into null.
+      holds: Whether it verified what it was to verify.
+    """
+
+    result: Mapping[str, Any]
+    holds: bool = True
+
+
+def flag_values() -> flags.FlagValues:
+    """Returns the flags of one command; they have their defaults until parsed."""
+    values = flags.FlagValues()
+    values.mark_as_parsed()
+    return values
+
+
+def run(
+    main: Callable[[Sequence[str]], Outcome | Mapping[str, Any]],
+    docstring: str | None,
+    values: flags.FlagValues = flags.FLAGS,
+) -> NoReturn:
+    """Runs a command and leaves with its exit status.
+
+    Args:
+      main: Takes the arguments that are no flags; returns what goes into the JSON line.
+      docstring: Of the command's module, with examples; the text of --help.
+      values: The command's flags.
+    """
+    status = execute(main, docstring, sys.argv, values)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def execute(
+    main: Callable[[Sequence[str]], Outcome | Mapping[str, Any]],
+    docstring: str | None,
+    argv: Sequence[str],
+    values: flags.FlagValues = flags.FLAGS,
+) -> int:
+    """Runs a command and returns its exit status; arguments as of `run`.
+
+    Returns:
+      0 done and verified, or help; 1 it did not hold, or failed; 2 a wrong flag or
+      argument; 130 interrupted.
+    """
+    if _wants_help(argv):
+        print(help_text(docstring, argv[0], values))
+        return OK
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    try:
+        outcome = main(values(list(argv))[1:])
+        if not isinstance(outcome, Outcome):
+            outcome = Outcome(outcome)
+        line = json.dumps(_plain(outcome.result), allow_nan=False)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except (flags.Error, app.UsageError) as error:
+        return _complain(f"{error} (--help lists the flags)", USAGE)
+    except OSError as error:
+        absent = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        named = [error.strerror or str(error), error.filename]
+        text = ": ".join(os.fspath(part) for part in named if part)
+        return _complain(text, USAGE if isinstance(error, absent) else FAILED)
+    except ValueError as error:
+        if type(error).__module__.partition(".")[0] not in _PACKAGES:
+            raise
+        return _complain(str(error), getattr(error, "exit_status", FAILED))
+    sys.stderr.flush()
+    print(line, flush=True)
+    return OK if outcome.holds else FAILED
+
+
+def existing(path: str | None, what: str) -> str:
+    """Returns a path that was given and exists.
+
+    Raises:
+      UsageError: If it was not, or does not.
+    """
+    if not path or not os.path.exists(path):
+        raise UsageError(f"{what} must exist. Received: {path!r}.")
+    return path
+
+
+def no_arguments(arguments: Sequence[str]) -> None:
+    """Refuses arguments that are no flags.
+
+    Raises:
+      UsageError: If there are any.
+    """
+    if arguments:
+        raise UsageError(f"There must be flags alone. Received: {list(arguments)}.")
+
+
+def progress(items: Iterable[Any], description: str, total: int | None = None) -> Any:
+    """Wraps an iterable in a progress bar on stderr; none where that is no terminal.
+
+    Args:
+      items: To go through.
+      description: Before the bar.
+      total: How many there are, where `len` does not tell.
+
+    Returns:
+      A tqdm bar, which is iterated; `set_postfix(loss=...)` shows figures.
+    """
+    import tqdm
+
+    return tqdm.tqdm(
+        items,
+        desc=description,
+        total=total,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def help_text(
+    docstring: str | None, program: str, values: flags.FlagValues = flags.FLAGS
+) -> str:
+    """Returns the docstring and the command's own flags with their defaults."""
+    if values is flags.FLAGS:
+        own = values.get_key_flags_for_module(program)
+    else:
+        own = [flag for some in values.flags_by_module_dict().values() for flag in some]
+    lines = [(docstring or "").strip(), "", "Flags:"]
+    for flag in sorted(own, key=lambda flag: flag.name):
+        text = " ".join((flag.help or "").split())
+        lines.append(f"  --{flag.name}: {text}")
+        if flag.default is not None:
+            lines.append(f"      default: {str(flag.default_as_str).strip(_QUOTES)}")
+    return "\n".join(lines)
+
+
+def _wants_help(argv: Sequence[str]) -> bool:
+    for argument in argv[1:]:
+        if argument == "--":
+            return False
+        if argument.startswith("-") and argument.lstrip("-") in _HELP:
+            return True
+    return False
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    return status
+
+
+def _plain(value: Any) -> Any:
+    """Returns what JSON holds; NaN and infinities become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy, which is not imported for this.
+        return _plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
