@@ -19,14 +19,18 @@ def found(box, class_index=0, score=0.9):
     return decoding.Detection(box, score, class_index)
 
 
+def judged(labels, detections, class_index=None):
+    return metrics.Judged(labels, detections, class_index)
+
+
 class TestMeasure:
     def test_by_hand(self):
         result = metrics.measure(
             [
-                ([hand(LEFT, 0)], [found(LEFT, 0)]),
-                ([hand(LEFT, 0)], [found(NEAR_LEFT, 1)]),
-                ([hand(LEFT, 1)], [found(RIGHT, 1)]),
-                ([hand(LEFT, 1)], []),
+                judged([hand(LEFT, 0)], [found(LEFT, 0)]),
+                judged([hand(LEFT, 0)], [found(NEAR_LEFT, 1)]),
+                judged([hand(LEFT, 1)], [found(RIGHT, 1)]),
+                judged([hand(LEFT, 1)], []),
             ],
             classes=2,
         )
@@ -37,32 +41,38 @@ class TestMeasure:
         assert result.confusion == ((1, 1, 0), (0, 1, 1))
 
     def test_best_detection_decides_the_class(self):
-        result = metrics.measure(
-            [([hand(LEFT, 0)], [found(LEFT, 0, 0.6), found(LEFT, 1, 0.7)])], classes=2
-        )
+        both = [found(LEFT, 0, 0.6), found(LEFT, 1, 0.7)]
+        result = metrics.measure([judged([hand(LEFT, 0)], both)], classes=2)
         assert result.class_accuracy == 0 and result.recall == 1
 
     def test_scores_below_the_threshold_do_not_count(self):
-        pairs = [([hand(LEFT)], [found(LEFT, score=0.49)])]
+        pairs = [judged([hand(LEFT)], [found(LEFT, score=0.49)])]
         assert metrics.measure(pairs, 1).recall == 0
         assert metrics.measure(pairs, 1).confusion == ((0, 1),)
         assert metrics.measure(pairs, 1, min_score=0.4).recall == 1
 
     def test_thresholds_are_inclusive(self):
         half = (0.0, 0.0, 0.25, 1.0)  # IoU 0.5 with LEFT, exact in binary.
-        result = metrics.measure([([hand(LEFT)], [found(half, score=0.5)])], 1)
+        result = metrics.measure([judged([hand(LEFT)], [found(half, score=0.5)])], 1)
         assert result.recall == 1 and result.mean_iou == 0.5
 
     def test_several_hands_in_one_image(self):
         hands = [hand(LEFT, 0), hand(RIGHT, 1)]
-        right = metrics.measure([(hands, [found(RIGHT, 1)])], 2)
+        right = metrics.measure([judged(hands, [found(RIGHT, 1)])], 2)
         assert (right.class_accuracy, right.recall, right.hands) == (1, 0.5, 2)
-        wrong = metrics.measure([(hands, [found(RIGHT, 0)])], 2)
+        wrong = metrics.measure([judged(hands, [found(RIGHT, 0)])], 2)
         assert (wrong.class_accuracy, wrong.recall) == (0, 0.5)
 
     def test_images_without_hands_do_not_count(self):
-        pairs = [([], [found(LEFT)]), ([hand(LEFT)], [found(LEFT)])]
+        some = [found(LEFT)]
+        pairs = [judged([], some), judged([hand(LEFT)], some)]
         assert metrics.measure(pairs, 1).images == 1
+
+    def test_an_image_without_hands_counts_for_its_class_where_that_is_known(self):
+        pairs = [judged([], [found(LEFT, 1)], 1), judged([], [], 0)]
+        result = metrics.measure(pairs, 2)
+        assert (result.images, result.hands, result.class_accuracy) == (2, 0, 0.5)
+        assert result.confusion == ((0, 0, 1), (0, 1, 0))
 
     def test_nothing_gives_zeros(self):
         result = metrics.measure([], 2)
@@ -70,7 +80,7 @@ class TestMeasure:
         assert result.confusion == ((0, 0, 0), (0, 0, 0))
 
     def test_dict_is_what_evaluate_prints(self):
-        fields = metrics.measure([([hand(LEFT)], [])], 1).to_dict()
+        fields = metrics.measure([judged([hand(LEFT)], [])], 1).to_dict()
         assert list(fields) == [
             "images",
             "class_accuracy",
@@ -85,4 +95,4 @@ class TestMeasure:
         pair = [[hand(LEFT)], [found(LEFT)]]
         pair[side] = [hand(LEFT, 3)] if side == 0 else [found(LEFT, 3)]
         with pytest.raises(ValueError, match=r"Received: \[3\]"):
-            metrics.measure([tuple(pair)], 3)
+            metrics.measure([judged(*pair)], 3)

@@ -8,7 +8,8 @@
   image without detection counts as wrong. Where an image holds several hands, the right
   class is that of the hand which the best detection overlaps most.
 
-Images without a labelled hand count in none of them.
+An image whose class is known though no hand in it is labelled counts for the class
+alone; one that holds nothing counts nowhere.
 """
 
 from __future__ import annotations
@@ -26,11 +27,26 @@ MIN_IOU = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
+class Judged:
+    """One image to measure.
+
+    Attributes:
+      labels: Hands that are there.
+      detections: Hands that were found, in the same units.
+      class_index: Class of the image, where no label says it; None where none does.
+    """
+
+    labels: Sequence[targets.Label]
+    detections: Sequence[decoding.Detection]
+    class_index: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Metrics:
     """What `measure` found.
 
     Attributes:
-      images: Images with a labelled hand.
+      images: Images with a class.
       hands: Labelled hands in them.
       class_accuracy: In [0, 1]; 0 without images.
       recall: In [0, 1]; 0 without hands.
@@ -54,7 +70,7 @@ class Metrics:
 
 
 def measure(
-    images: Iterable[tuple[Sequence[targets.Label], Sequence[decoding.Detection]]],
+    images: Iterable[Judged],
     classes: int,
     min_score: float = MIN_SCORE,
     min_iou: float = MIN_IOU,
@@ -62,7 +78,7 @@ def measure(
     """Compares detections with labels, image by image.
 
     Args:
-      images: For each image its labels and its detections, in the same units.
+      images: Labels and detections of each.
       classes: K.
       min_score: Detections below it do not count.
       min_iou: A hand counts as found from this IoU on.
@@ -72,23 +88,18 @@ def measure(
     """
     confusion = np.zeros((classes, classes + 1), np.int64)
     overlaps: list[float] = []
-    for labels, detections in images:
-        _check([*labels, *detections], classes)
-        if not labels:
-            continue
-        counted = [d for d in detections if d.score >= min_score]
-        if not counted:
-            overlaps += [0.0] * len(labels)
-            confusion[labels[0].class_index, classes] += 1
-            continue
-        overlap = geometry.iou(
-            np.array([label.box for label in labels], np.float64)[:, np.newaxis],
-            np.array([detection.box for detection in counted], np.float64),
-        )
-        overlaps += overlap.max(axis=1).tolist()
-        best = max(range(len(counted)), key=lambda index: counted[index].score)
-        right = labels[int(overlap[:, best].argmax())]
-        confusion[right.class_index, counted[best].class_index] += 1
+    for image in images:
+        labels, right = image.labels, image.class_index
+        counted = [d for d in image.detections if d.score >= min_score]
+        best = max(counted, key=lambda detection: detection.score, default=None)
+        _check([*labels, *counted], right, classes)
+        if labels:
+            overlap = _overlaps(labels, counted)
+            overlaps += overlap.max(axis=1, initial=0).tolist()
+            nearest = _overlaps(labels, [best])[:, 0].argmax() if best else 0
+            right = labels[int(nearest)].class_index
+        if right is not None:
+            confusion[right, best.class_index if best else classes] += 1
     total = int(confusion.sum())
     found = [overlap >= min_iou for overlap in overlaps]
     return Metrics(
@@ -101,10 +112,24 @@ def measure(
     )
 
 
+def _overlaps(
+    labels: Sequence[targets.Label], detections: Sequence[decoding.Detection]
+) -> np.ndarray:
+    """[labels, detections] IoU."""
+    hands = np.array([label.box for label in labels], np.float64)
+    found = np.array([detection.box for detection in detections], np.float64)
+    return geometry.iou(hands[:, np.newaxis], found.reshape(-1, 4))
+
+
 def _check(
-    boxes: Sequence[targets.Label | decoding.Detection], classes: int
+    boxes: Sequence[targets.Label | decoding.Detection],
+    class_index: int | None,
+    classes: int,
 ) -> None:
-    wrong = sorted({b.class_index for b in boxes if not 0 <= b.class_index < classes})
+    indices = {box.class_index for box in boxes}
+    if class_index is not None:
+        indices.add(class_index)
+    wrong = sorted(index for index in indices if not 0 <= index < classes)
     if wrong:
         raise ValueError(
             f"A class index must be in 0..{classes - 1}. Received: {wrong}."

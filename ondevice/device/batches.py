@@ -1,0 +1,216 @@
+"""Training batches: drawn anew each epoch, and the same again when training resumes.
+
+Order and placing of epoch e are pure functions of (seed, e), so (seed, epoch, step) is
+all the state there is. Threads prepare the next batches while one trains; they come in
+order whatever thread was first.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ondevice.detection import geometry, targets
+from ondevice.device import image_cache, images, samples
+
+# Streams of random numbers within one (seed, epoch).
+_ORDER, _PLACING = 0, 1
+
+# Batches prepared ahead of the one in training, for each thread.
+_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How pictures are placed at random.
+
+    Attributes:
+      frame: Range of the share of the frame's side, drawn evenly; (s, s) fixes it.
+      centred: Whether pictures lie in the middle; otherwise anywhere in the frame.
+      flip: Whether half of the pictures are mirrored.
+    """
+
+    frame: tuple[float, float] = (0.4, 1.0)
+    centred: bool = False
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses a range that is none.
+
+        Raises:
+          ValueError: If the frame is not 0 < low <= high <= 1.
+        """
+        low, high = self.frame
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"`frame` must be 0 < low <= high <= 1. Received: {self.frame}."
+            )
+
+
+class Batches:
+    """Batches of one data set for one trainable file."""
+
+    def __init__(
+        self,
+        labelled: Sequence[samples.Sample],
+        matcher: targets.Matcher,
+        input_range: tuple[float, float],
+        batch_size: int,
+        augmentation: Augmentation = Augmentation(),
+        seed: int = 0,
+        cache: image_cache.ImageCache | None = None,
+        threads: int = 1,
+    ) -> None:
+        """Checks every label once, so that no epoch fails half-way.
+
+        Args:
+          labelled: Samples with labels; () trains the background.
+          matcher: Makes the targets.
+          input_range: What the pixels 0 and 255 map to.
+          batch_size: B, pictures in a batch.
+          augmentation: How pictures are placed.
+          seed: Not negative.
+          cache: Decoded pictures.
+          threads: Threads that prepare batches; 0 prepares them in the caller's.
+
+        Raises:
+          DataError: If there are no samples, or a label is missing or not the
+            matcher's; the message names every file.
+          ValueError: If another argument is outside its range.
+        """
+        if batch_size < 1 or seed < 0 or threads < 0:
+            raise ValueError(
+                "Batches must have a size of 1 or more, a seed and threads of 0 or "
+                f"more. Received: batch_size={batch_size}, seed={seed}, "
+                f"threads={threads}."
+            )
+        self._samples, self._matcher = tuple(labelled), matcher
+        self._range, self._size = input_range, batch_size
+        self._augmentation, self._seed = augmentation, seed
+        self._cache = cache or image_cache.ImageCache()
+        self._threads = threads
+        self._check()
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch, the last one perhaps not full."""
+        return math.ceil(len(self._samples) / self._size)
+
+    def epoch(self, epoch: int, step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of one epoch, from a step on.
+
+        Args:
+          epoch: Counts from 0.
+          step: First batch to give; those before are not prepared.
+
+        Yields:
+          What the signature `train` takes, all float32: image [B, S, S, 3],
+          class_targets [B, N, K], box_targets [B, N, C], anchor_weights [B, N] and
+          sample_weights [B]; places that no sample fills are 0.
+
+        Raises:
+          ImageError: If a picture has become unreadable.
+        """
+        steps = range(step, self.steps)
+        if not self._threads:
+            for index in steps:
+                yield self.batch(epoch, index)
+            return
+        pool = concurrent.futures.ThreadPoolExecutor(self._threads, "batches")
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for index in steps:
+                waiting.append(pool.submit(self.batch, epoch, index))
+                if len(waiting) > _AHEAD * self._threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            # Also where the caller stops early or a picture fails.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def batch(self, epoch: int, step: int) -> dict[str, np.ndarray]:
+        """One batch of an epoch; a pure function of (seed, epoch, step)."""
+        chosen = self._order(epoch)[step * self._size : (step + 1) * self._size]
+        side, matcher = self._matcher.spec.input_size, self._matcher
+        anchors = len(matcher.centres)
+        shapes = {
+            "image": (side, side, 3),
+            "class_targets": (anchors, matcher.classes),
+            "box_targets": (anchors, 4 + 2 * matcher.keypoints),
+            "anchor_weights": (anchors,),
+            "sample_weights": (),
+        }
+        batch = {
+            name: np.zeros((self._size, *shape), np.float32)
+            for name, shape in shapes.items()
+        }
+        for place, index in enumerate(chosen):
+            image, made = self._prepare(epoch, int(index))
+            batch["image"][place] = image
+            batch["class_targets"][place] = made.class_targets
+            batch["box_targets"][place] = made.box_targets
+            batch["anchor_weights"][place] = made.anchor_weights
+            batch["sample_weights"][place] = 1
+        return batch
+
+    def placing(
+        self, epoch: int, index: int, width: int, height: int
+    ) -> geometry.Affine:
+        """Where a sample's picture lies: a pure function of (seed, epoch, index).
+
+        Args:
+          epoch: Counts from 0.
+          index: Of the sample, in the order given.
+          width: Of the picture, in pixels.
+          height: Of the picture, in pixels.
+
+        Returns:
+          Picture coordinates -> square coordinates.
+        """
+        random = self._random(epoch, _PLACING, index)
+        # Always four draws, so that one choice does not move the others.
+        share, x, y, flip = random.random(4).tolist()
+        low, high = self._augmentation.frame
+        return geometry.letterbox(
+            width,
+            height,
+            low + (high - low) * share,
+            (0.5, 0.5) if self._augmentation.centred else (x, y),
+            self._augmentation.flip and flip < 0.5,
+        )
+
+    def _prepare(self, epoch: int, index: int) -> tuple[np.ndarray, targets.Targets]:
+        sample = self._samples[index]
+        pixels = self._cache.read(sample.path)
+        height, width = pixels.shape[:2]
+        placing = self.placing(epoch, index, width, height)
+        square = images.place(pixels, placing, self._matcher.spec.input_size)
+        labels = [label.mapped(placing) for label in sample.labels or ()]
+        return images.to_input(square, self._range), self._matcher.targets(labels)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return self._random(epoch, _ORDER).permutation(len(self._samples))
+
+    def _random(self, epoch: int, *stream: int) -> np.random.Generator:
+        return np.random.default_rng(
+            np.random.SeedSequence(self._seed, spawn_key=(epoch, *stream))
+        )
+
+    def _check(self) -> None:
+        faults = [] if self._samples else ["It must be one or more."]
+        for sample in self._samples:
+            if sample.labels is None:
+                faults.append(f"{sample.path}: has no labels.")
+                continue
+            try:
+                self._matcher.targets(sample.labels)
+            except ValueError as error:
+                faults.append(f"{sample.path}: {error}")
+        if faults:
+            raise samples.DataError("Samples", faults)

@@ -1,0 +1,121 @@
+"""Finds out what a folder of data holds, and reads it.
+
+A folder holds, in this order of trial: folders named by class, with pictures in them;
+annotations (annotations.py); or, for a detector of one class, pictures.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from absl import logging
+
+from ondevice.device import annotations, image_cache, images, samples
+
+
+def load(
+    path: str | os.PathLike[str],
+    classes: Sequence[str],
+    cache: image_cache.ImageCache | None = None,
+    progress: samples.Progress = iter,
+) -> samples.Dataset:
+    """Reads a data set, and decodes every picture once to find the broken ones.
+
+    Folders that are no class, files in them that are no pictures, and folders within a
+    class's are left out, with a line in the log for each kind.
+
+    Args:
+      path: A folder, or a COCO file.
+      classes: Class names by index.
+      cache: Keeps the decoded pictures for later.
+      progress: Wraps the pictures while they are decoded.
+
+    Returns:
+      The data set; pictures from class folders have no labels yet.
+
+    Raises:
+      DataError: If nothing is there, or if anything is wrong with a picture or label;
+        the message lists every fault with its file.
+    """
+    root = pathlib.Path(path)
+    if not root.exists():
+        raise samples.DataError(root, ["It must exist."])
+    try:
+        found, faults = _find(root, tuple(classes))
+    except OSError as error:
+        raise samples.DataError(root, [str(error)]) from error
+    if not found and not faults:
+        faults = ["It must hold pictures of the classes."]
+    found.sort(key=samples.order)
+    cache = cache or image_cache.ImageCache(0)
+    faults += samples.unreadable(found, cache.read, progress)
+    if faults:
+        raise samples.DataError(root, faults)
+    return samples.Dataset(tuple(classes), tuple(found))
+
+
+def _find(
+    root: pathlib.Path, classes: tuple[str, ...]
+) -> tuple[list[samples.Sample], list[str]]:
+    if root.is_file():
+        return annotations.read_coco(root, classes)
+    entries = sorted(root.iterdir())
+    folders = {entry.name: entry for entry in entries if entry.is_dir()}
+    if any(name in folders for name in classes):
+        return _class_folders(root, classes, folders, entries)
+    pairs = annotations.find_pairs(root)
+    if pairs is not None:
+        return annotations.read_pairs(*pairs, classes)
+    coco = annotations.find_coco(root)
+    if coco is not None:
+        return annotations.read_coco(coco, classes)
+    pictures = [entry for entry in entries if _is_picture(entry)]
+    if len(classes) == 1 and pictures:
+        return [samples.Sample(picture, 0) for picture in pictures], []
+    return [], [
+        f"It must have a folder named by a class, one of {list(classes)}, "
+        f"or annotations. Folders there: {sorted(folders)}."
+    ]
+
+
+def _class_folders(
+    root: pathlib.Path,
+    classes: tuple[str, ...],
+    folders: dict[str, pathlib.Path],
+    entries: list[pathlib.Path],
+) -> tuple[list[samples.Sample], list[str]]:
+    others = sorted(set(folders) - set(classes))
+    if others:
+        logging.info("%s: left out, as no class: folders %s.", root, others)
+    absent = [name for name in classes if name not in folders]
+    if absent:
+        logging.warning("%s: no folder for the classes %s.", root, absent)
+    loose = sum(_is_picture(entry) for entry in entries)
+    if loose:
+        logging.info("%s: left out: %d pictures beside the folders.", root, loose)
+    found = []
+    for index, name in enumerate(classes):
+        if name not in folders:
+            continue
+        inside = list(folders[name].iterdir())
+        pictures = [entry for entry in inside if _is_picture(entry)]
+        found += [samples.Sample(picture, index) for picture in pictures]
+        rest = sorted(entry.name for entry in set(inside) - set(pictures))
+        if rest:
+            logging.info("%s: left out: %s.", folders[name], _shortened(rest))
+        if not pictures:
+            logging.warning("%s: holds no pictures.", folders[name])
+    return found, []
+
+
+def _is_picture(path: pathlib.Path) -> bool:
+    return (
+        path.suffix.lower() in images.SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+
+
+def _shortened(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

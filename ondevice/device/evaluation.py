@@ -1,0 +1,55 @@
+"""How good a detector is on labelled pictures, at one share of the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ondevice.detection import metrics
+from ondevice.device import detectors, image_cache, samples
+
+
+def evaluate(
+    dataset: samples.Dataset,
+    detector: detectors.Detector,
+    share: float = 1.0,
+    cache: image_cache.ImageCache | None = None,
+    progress: samples.Progress = iter,
+) -> dict[str, Any]:
+    """Detects in every picture and measures.
+
+    Args:
+      dataset: Labelled; a picture without labels counts for its class alone.
+      detector: With as many classes as the data set.
+      share: Of the frame's side that a picture takes, fixed in the middle.
+      cache: Decoded pictures.
+      progress: Wraps the samples.
+
+    Returns:
+      {"images", "class_accuracy", "recall", "mean_iou", "confusion"} as
+      `metrics.Metrics` describes them.
+
+    Raises:
+      ImageError: If a picture cannot be decoded.
+      ValueError: If the detector gives more classes than the data set has.
+    """
+    pictures = judge(dataset, detector, share, cache, progress)
+    return metrics.measure(pictures, len(dataset.classes)).to_dict()
+
+
+def judge(
+    dataset: samples.Dataset,
+    detector: detectors.Detector,
+    share: float = 1.0,
+    cache: image_cache.ImageCache | None = None,
+    progress: samples.Progress = iter,
+    min_score: float = metrics.MIN_SCORE,
+) -> Iterator[metrics.Judged]:
+    """Labels and detections of every picture, in its units and the order of the set.
+
+    Args and Raises are those of `evaluate`; a lower `min_score` serves AP.
+    """
+    cache = cache or image_cache.ImageCache(0)
+    for sample in progress(dataset.samples):
+        found = detector.detect(cache.read(sample.path), share, min_score)
+        yield metrics.Judged(sample.labels or (), found, sample.class_index)

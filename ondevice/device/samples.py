@@ -1,0 +1,141 @@
+"""A data set as records: pictures, their classes, and hands where they are labelled."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ondevice.detection import targets
+from ondevice.device import images
+
+# A message lists at most this many faults, and counts the rest.
+_LISTED = 20
+
+_CHECKING_THREADS = 2
+
+# Wraps an iterable of known length to show progress: `lambda items: tqdm.tqdm(items)`.
+Progress = Callable[[Sequence], Iterable]
+
+
+class DataError(ValueError):
+    """A data set that cannot be used; the message lists every fault with its file."""
+
+    def __init__(self, where: object, faults: Sequence[str]) -> None:
+        listed = [f"  {fault}" for fault in faults[:_LISTED]]
+        if len(faults) > _LISTED:
+            listed.append(f"  and {len(faults) - _LISTED} more.")
+        super().__init__("\n".join([f"{where} cannot be used as data:", *listed]))
+        self.faults = tuple(faults)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One picture.
+
+    Attributes:
+      path: The file.
+      class_index: Class of the picture, from its folder; None where labels say it.
+      labels: Hands in units of the picture's width and height; () is a picture known
+        to hold none; None where nobody has labelled it yet.
+    """
+
+    path: pathlib.Path
+    class_index: int | None
+    labels: tuple[targets.Label, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Pictures in the order of the numbers in their names, then of their names.
+
+    Attributes:
+      classes: Class names by index.
+      samples: In `order`.
+    """
+
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def labelled(self) -> Dataset:
+        """The samples that have labels, empty ones included."""
+        kept = tuple(s for s in self.samples if s.labels is not None)
+        return dataclasses.replace(self, samples=kept)
+
+
+def numbers(path: pathlib.Path) -> tuple[int, ...]:
+    """The numbers in a file's name, from left to right: img_1118.jpg -> (1118,)."""
+    # A number of more digits than any camera counts is taken by its first.
+    return tuple(int(digits) for digits in re.findall(r"[0-9]{1,18}", path.stem))
+
+
+def order(sample: Sample) -> tuple[tuple[int, ...], str, str]:
+    """Sort key: numbers in the name, then the name, then the folder."""
+    return numbers(sample.path), sample.path.name, str(sample.path.parent)
+
+
+def split(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Dataset]:
+    """Holds out the last files in the order of their numbers.
+
+    Every class is cut at one number, so that photographs of one person, who follow each
+    other in the numbers, do not stand on both sides: files with the number of the first
+    one that is held out are held out with it, unless that more than doubles their
+    count.
+
+    Args:
+      dataset: Two pictures or more.
+      share: Of the files to hold out, in (0, 1).
+
+    Returns:
+      (to train on, held out), both in the order of the data set.
+
+    Raises:
+      DataError: If there are fewer than two pictures.
+    """
+    if len(dataset) < 2:
+        raise DataError(
+            "A single picture", ["It must be two or more to hold some out."]
+        )
+    ordered = sorted(dataset.samples, key=order)
+    count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    cut = len(ordered) - count
+    first = numbers(ordered[cut].path)
+    same = next(i for i, s in enumerate(ordered) if numbers(s.path) == first)
+    if same > 0 and len(ordered) - same <= 2 * count:
+        cut = same
+    return (
+        dataclasses.replace(dataset, samples=tuple(ordered[:cut])),
+        dataclasses.replace(dataset, samples=tuple(ordered[cut:])),
+    )
+
+
+def unreadable(
+    samples: Sequence[Sample],
+    read: Callable[[pathlib.Path], np.ndarray] = images.read,
+    progress: Progress = iter,
+) -> list[str]:
+    """Decodes every picture, two at a time.
+
+    Returns:
+      What is wrong, for each that is broken, in the order of the samples.
+    """
+
+    def fault(sample: Sample) -> str | None:
+        try:
+            read(sample.path)
+        except images.ImageError as error:
+            return str(error)
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(_CHECKING_THREADS) as pool:
+        # A future each, not their results: a large picture is dropped once decoded.
+        futures = [pool.submit(fault, sample) for sample in samples]
+        results = [future.result() for future in progress(futures)]
+    return [result for result in results if result is not None]

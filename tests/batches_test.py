@@ -1,0 +1,237 @@
+"""Batches: the contract's names and shapes, and the same ones again."""
+
+import dataclasses
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ondevice.detection import anchors, decoding, targets
+from ondevice.device import batches, image_cache, images, samples
+from signatures import contract
+
+SPEC = anchors.PRESETS["palm_128"]
+CENTRES = anchors.centres(SPEC)
+# A white rectangle of each picture, and its label.
+BOX = (0.2, 0.3, 0.6, 0.7)
+POINTS = tuple((0.2 + 0.05 * k, 0.3) for k in range(7))
+
+
+@pytest.fixture(name="labelled")
+def _labelled(tmp_path):
+    """Seven pictures; the brightness of the background tells which."""
+    found = []
+    for index in range(7):
+        picture = Image.new("RGB", (100, 80), (10 + 10 * index,) * 3)
+        picture.paste("white", (20, 24, 60, 56))
+        path = tmp_path / f"{index}.png"
+        picture.save(path)
+        label = targets.Label(BOX, POINTS, index % 3)
+        found.append(samples.Sample(path, index % 3, (label,)))
+    return found
+
+
+def make(labelled, **options):
+    options = {"batch_size": 3, "seed": 5, "threads": 0, **options}
+    matcher = targets.Matcher(SPEC, 3)
+    return batches.Batches(labelled, matcher, (-1.0, 1.0), **options)
+
+
+def equal(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def which(batch):
+    """Indices of the pictures in a batch, by the grey that most of them show."""
+    found = []
+    for image, weight in zip(batch["image"], batch["sample_weights"], strict=True):
+        if weight:
+            levels = np.rint((image[..., 0] + 1) * 127.5).astype(int)
+            grey = levels[(levels >= 10) & (levels <= 70)]
+            found.append((np.bincount(grey).argmax() - 10) // 10)
+    return found
+
+
+class TestContract:
+    def test_names_shapes_and_dtypes(self, labelled):
+        sizes = contract.Dimensions(3, 128, 896, 18, 3)
+        (train,) = [s for s in contract.signatures(sizes, ()) if s.key == "train"]
+        wanted = {t.name: t.shape for t in train.inputs if t.name != "learning_rate"}
+        for batch in make(labelled).epoch(0):
+            assert {name: array.shape for name, array in batch.items()} == wanted
+            assert {array.dtype for array in batch.values()} == {np.dtype(np.float32)}
+
+    def test_last_batch_is_filled_with_zeros(self, labelled):
+        found = list(make(labelled).epoch(0))
+        assert len(found) == make(labelled).steps == 3
+        weights = [batch["sample_weights"].tolist() for batch in found]
+        assert weights == [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
+        assert not any(array[1:].any() for array in found[-1].values())
+
+    def test_every_sample_comes_once_an_epoch(self, labelled):
+        for epoch in range(3):
+            seen = [i for batch in make(labelled).epoch(epoch) for i in which(batch)]
+            assert sorted(seen) == list(range(7))
+
+
+class TestPlacing:
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_targets_lie_where_the_pixels_do(self, labelled, flip):
+        augmentation = batches.Augmentation((0.4, 1.0), flip=flip)
+        for epoch in range(4):
+            for batch in make(labelled, augmentation=augmentation).epoch(epoch):
+                for row in np.flatnonzero(batch["sample_weights"]):
+                    held = batch["class_targets"][row].any(axis=1)
+                    made = batch["box_targets"][row]
+                    boxes = decoding.decode_boxes(made, CENTRES, 128)[held]
+                    white = batch["image"][row, ..., 0] > 0.99
+                    rows = np.flatnonzero(white.any(axis=1)) / 128
+                    columns = np.flatnonzero(white.any(axis=0)) / 128
+                    seen = [columns[0], rows[0], columns[-1], rows[-1]]
+                    expected = np.tile(seen, (len(boxes), 1))
+                    # 2.5 pixels: edges are mixed with the grey.
+                    np.testing.assert_allclose(boxes, expected, atol=2.5 / 128)
+
+    def test_shares_cover_the_range_and_places_the_frame(self, labelled):
+        made = make(labelled, augmentation=batches.Augmentation((0.4, 0.8), flip=True))
+        found = [made.placing(e, i, 100, 50) for e in range(60) for i in range(7)]
+        shares = np.array([abs(a.scale_x) for a in found])
+        assert 0.4 <= shares.min() < 0.42 and 0.78 < shares.max() <= 0.8
+        assert np.mean(shares) == pytest.approx(0.6, abs=0.02)
+        flipped = np.mean([a.scale_x < 0 for a in found])
+        assert flipped == pytest.approx(0.5, abs=0.07)
+        tops = np.array([a.shift_y / (1 - a.scale_y) for a in found])
+        assert 0 <= tops.min() < 0.05 and 0.95 < tops.max() <= 1
+
+    def test_fixed_and_centred(self, labelled):
+        augmentation = batches.Augmentation((0.5, 0.5), centred=True, flip=False)
+        made = make(labelled, augmentation=augmentation)
+        placings = {made.placing(e, i, 100, 80) for e in range(3) for i in range(7)}
+        (placing,) = placings
+        assert dataclasses.astuple(placing) == pytest.approx((0.5, 0.4, 0.25, 0.3))
+
+
+class TestRepeating:
+    def test_same_seed_same_batches(self, labelled):
+        equal(list(make(labelled).epoch(2)), list(make(labelled).epoch(2)))
+
+    def test_epochs_and_seeds_differ(self, labelled):
+        orders = {
+            tuple(i for batch in make(labelled, seed=s).epoch(e) for i in which(batch))
+            for s in range(3)
+            for e in range(3)
+        }
+        assert len(orders) == 9
+        images_ = [make(labelled).placing(e, 0, 9, 9) for e in range(5)]
+        assert len(set(images_)) == 5
+
+    @pytest.mark.parametrize("step", [0, 1, 2, 3])
+    def test_resuming_gives_the_rest(self, labelled, step):
+        whole = list(make(labelled).epoch(1))
+        equal(list(make(labelled).epoch(1, step)), whole[step:])
+
+    def test_threads_change_nothing(self, labelled):
+        alone = list(make(labelled, batch_size=1).epoch(0))
+        for threads in (1, 2, 4):
+            equal(list(make(labelled, batch_size=1, threads=threads).epoch(0)), alone)
+
+    def test_values_of_numpys_generator_are_pinned(self, labelled):
+        # A resumed run repeats only as long as these stay.
+        made = make(labelled, augmentation=batches.Augmentation((0.0 + 1e-9, 1.0)))
+        share = abs(made.placing(3, 2, 10, 10).scale_x)
+        expected = np.random.default_rng(
+            np.random.SeedSequence(5, spawn_key=(3, 1, 2))
+        ).random()
+        assert share == pytest.approx(expected, abs=1e-6)
+
+
+class TestThreads:
+    def names(self):
+        return [t.name for t in threading.enumerate() if t.name.startswith("batches")]
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_stopping_early_ends_the_threads(self, labelled, threads):
+        iterator = make(labelled, batch_size=1, threads=threads).epoch(0)
+        next(iterator)
+        assert self.names()
+        iterator.close()
+        assert not self.names()
+
+    @pytest.mark.parametrize("threads", [0, 1, 2])
+    def test_errors_reach_the_consumer(self, labelled, threads):
+        made = make(labelled, batch_size=1, threads=threads)
+        broken = labelled[4].path
+        broken.write_bytes(b"")
+        with pytest.raises(images.ImageError, match="4.png"):
+            list(made.epoch(0))
+        assert not self.names()
+
+    def test_batches_are_prepared_while_the_consumer_works(self, labelled, monkeypatch):
+        made = make(labelled, batch_size=1, threads=1)
+        prepared = []
+        real = made.batch
+
+        def batch(epoch, step):
+            prepared.append(step)
+            return real(epoch, step)
+
+        monkeypatch.setattr(made, "batch", batch)
+        iterator = made.epoch(0)
+        next(iterator)
+        deadline = time.monotonic() + 5
+        while len(prepared) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # Two ahead, and no more: memory stays bounded.
+        assert prepared == [0, 1, 2]
+        assert list(itertools.islice(iterator, 1))
+
+    def test_pictures_are_decoded_once_where_they_fit(self, labelled, monkeypatch):
+        cache = image_cache.ImageCache()
+        made = make(labelled, cache=cache)
+        list(made.epoch(0))
+        assert cache.bytes == 7 * 100 * 80 * 3
+        monkeypatch.setattr(images, "read", None)
+        assert len(list(made.epoch(1))) == 3
+
+
+class TestRefusals:
+    def test_labels_are_checked_before_training(self, labelled):
+        bad = [
+            dataclasses.replace(labelled[0], labels=None),
+            dataclasses.replace(
+                labelled[1], labels=(targets.Label(BOX, POINTS, 3),)
+            ),
+            labelled[2],
+        ]
+        with pytest.raises(samples.DataError, match=r"0\.png(.|\n)*1\.png") as caught:
+            make(bad)
+        assert len(caught.value.faults) == 2
+
+    def test_background_alone_is_taken(self, labelled):
+        made = make([dataclasses.replace(labelled[0], labels=())])
+        (batch,) = made.epoch(0)
+        assert not batch["class_targets"].any()
+        assert (batch["anchor_weights"][0] == 1).all()
+
+    @pytest.mark.parametrize(
+        "options", [{"batch_size": 0}, {"seed": -1}, {"threads": -1}]
+    )
+    def test_arguments(self, labelled, options):
+        with pytest.raises(ValueError, match="Batches must"):
+            make(labelled, **options)
+
+    @pytest.mark.parametrize("frame", [(0.0, 1.0), (0.8, 0.4), (0.5, 1.1)])
+    def test_frames(self, frame):
+        with pytest.raises(ValueError, match="`frame` must"):
+            batches.Augmentation(frame)
+
+    def test_no_samples(self):
+        with pytest.raises(samples.DataError, match="one or more"):
+            make([])
