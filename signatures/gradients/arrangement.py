@@ -75,7 +75,10 @@ def _is_silu(operation: rule.Operation) -> bool:
     if product.type != "Mul" or len(operation.inputs) < 2:
         return False
     x, gate = product.inputs
-    return x is operation.inputs[1] and gate.op.type == "Sigmoid"
+    if x is not operation.inputs[1] or gate.op.type != "Sigmoid":
+        return False
+    scaled = gate.op.inputs[0]
+    return scaled.op.type == "Mul" and any(x is factor for factor in scaled.op.inputs)
 
 
 def _transpose(operation: rule.Operation):

@@ -1,12 +1,19 @@
 """Conv2D and its transpose as matrix products.
 
-A window is unrolled into the columns of a matrix (im2col), so that the convolution and
-both of its gradients are one product each. Weights are reshaped to [1, in, out]: a
-product of rank 3 stays a BATCH_MATMUL, which delegates take, where one of rank 2 would
-become a FULLY_CONNECTED with a dynamic filter, which they do not.
+The columns that a row of the window reads are laid side by side once, and each row of
+the kernel is then one product, so that the convolution and both of its gradients are
+made of products. Where the stride is above 1, that many columns are folded into the
+channels first, which costs no copy.
+
+Weights are reshaped to [1, in, out]: a product of rank 3 stays a BATCH_MATMUL, which
+delegates take, where one of rank 2 would become a FULLY_CONNECTED with a dynamic
+filter, which they do not. Operands are transposed by an operator of their own:
+tflite-runtime 2.14 takes three times as long for a BATCH_MATMUL that transposes.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import tensorflow as tf
 
@@ -25,9 +32,12 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
         raise operation.refuse("filters over all channels", f"filters {kernel}")
     out = rule.static_shape(operation.emit()[0])
     over = window.window_of(operation, rule.static_shape(image), kernel[:2], out)
+    if max(over.columns.stride, over.rows.stride) > 1 and over.columns.dilation > 1:
+        raise operation.refuse("strides or dilations, not both", over.columns)
+    folded = _Folded(over, kernel)
     if operation.wanted[1]:
-        columns = _columns(image, over)
-        result = tf.reshape(_product(columns, _matrix(filters)), out)
+        lines = folded.lines(image)
+        result = folded.convolve(lines, filters)
     else:
         (result,) = operation.emit()
 
@@ -35,9 +45,9 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
         (gradient,) = gradients
         to_image = to_filters = None
         if operation.wanted[0]:
-            to_image = input_gradient(gradient, filters, over)
+            to_image = folded.image_gradient(gradient, filters)
         if operation.wanted[1]:
-            to_filters = _filter_gradient(columns, gradient, kernel)
+            to_filters = folded.filter_gradient(lines, gradient)
         return to_image, to_filters
 
     return [result], backward
@@ -46,99 +56,185 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
 def conv2d_transpose(
     operation: rule.Operation,
 ) -> tuple[list[tf.Tensor], rule.Backward]:
-    """Conv2DBackpropInput(sizes, filters [h,w,O,I], image [B,H,W,I]) -> [B,H',W',O]."""
-    sizes, filters, image = operation.inputs
+    """Conv2DBackpropInput(sizes, filters [h,w,O,I], image [B,H,W,I]) -> [B,H',W',O].
+
+    Raises:
+      GradientError: If the layout is not NHWC, or the sizes are not constant.
+    """
+    _, filters, image = operation.inputs
     kernel = rule.static_shape(filters)
+    shape = rule.static_shape(image)
     out = tuple(int(size) for size in operation.constant(0))
     if len(out) == 2:  # height and width alone
-        out = (rule.static_shape(image)[0], *out, kernel[2])
-    over = window.window_of(operation, out, kernel[:2], rule.static_shape(image))
+        out = (shape[0], *out, kernel[2])
+    over = window.window_of(operation, out, kernel[:2], shape)
+    folded = _Folded(over, kernel)
     if operation.wanted[1]:
-        result = input_gradient(image, filters, over)
+        result = folded.image_gradient(image, filters)
     else:
         (result,) = operation.emit()
 
     def backward(gradients):
-        (gradient,) = gradients
+        lines = folded.lines(gradients[0])
         to_image = to_filters = None
-        columns = _columns(gradient, over)
         if operation.wanted[2]:
-            to_image = tf.reshape(
-                _product(columns, _matrix(filters)), rule.static_shape(image)
-            )
+            to_image = folded.convolve(lines, filters)
         if operation.wanted[1]:
-            to_filters = _filter_gradient(columns, image, kernel)
+            to_filters = folded.filter_gradient(lines, image)
         return None, to_filters, to_image
 
     return [result], backward
 
 
-def input_gradient(
-    gradient: tf.Tensor, filters: tf.Tensor, over: window.Window
-) -> tf.Tensor:
-    """The gradient of a convolution's image, phase by phase one matrix product.
+@dataclasses.dataclass(frozen=True)
+class _Folded:
+    """A convolution whose columns are folded by their stride.
 
-    Args:
-      gradient: [B, H', W', O].
-      filters: [h, w, I, O].
+    Attributes:
       over: The window over the image.
-
-    Returns:
-      [B, H, W, I].
+      kernel: [h, w, I, O].
     """
-    height, width, inputs, outputs = rule.static_shape(filters)
-    if height == width == 1 and over.rows.stride == over.columns.stride == 1:
-        plain = _product(_flat(gradient), _matrix(filters), transposed=True)
-        shape = (*rule.static_shape(gradient)[:3], inputs)
-        return window.merge({(0, 0): tf.reshape(plain, shape)}, over)
-    turned = tf.reshape(
-        tf.transpose(tf.reshape(filters, [-1, inputs, outputs]), [0, 2, 1]),
-        [height * width, outputs * inputs],
-    )
-    spreaded = window.spread(gradient, over)
-    phases = {}
-    for a in over.rows.phases:
-        for b in over.columns.phases:
-            taps = [(i, j) for i in over.rows.taps(a) for j in over.columns.taps(b)]
-            columns = window.concat(
-                [window.tap_of_gradient(spreaded, over, tap) for tap in taps], 3
+
+    over: window.Window
+    kernel: tuple[int, ...]
+
+    @property
+    def fold(self) -> int:
+        """Columns in one: the stride, unless the kernel reads but one of them."""
+        return self.over.columns.stride if self.kernel[1] > 1 else 1
+
+    @property
+    def reads(self) -> list[int]:
+        """The folded columns that a row of the kernel reads, from its first one."""
+        columns = self.over.columns
+        if self.fold > 1 or self.kernel[1] == 1:
+            return list(range(columns.reach))
+        return [j * columns.dilation for j in range(self.kernel[1])]
+
+    def lines(self, image: tf.Tensor) -> dict[int, tf.Tensor]:
+        """Lays columns side by side.
+
+        Args:
+          image: [B, H, W, I].
+
+        Returns:
+          For each phase of the rows [B, rows.blocks, W', reads * fold * I].
+        """
+        rows, columns = self.over.rows, self.over.columns
+        batch, inputs = self.over.batch, self.kernel[2]
+        image = window.pad(image, self.over)
+        height = rows.blocks * rows.stride
+        if self.fold != columns.stride:
+            cells = batch * height * columns.blocks
+            image = window.unstack(image, cells, columns.stride, inputs, [0])[0]
+        wide = [batch, height, columns.blocks, self.fold * inputs]
+        image = tf.reshape(image, wide)
+        joined = window.concat(
+            [
+                window.cut(image, (0, height), (start, columns.out))
+                for start in self.reads
+            ],
+            3,
+        )
+        depth = rule.static_shape(joined)[3]
+        parts = window.unstack(
+            joined, batch * rows.blocks, rows.stride, columns.out * depth, rows.phases
+        )
+        shape = [batch, rows.blocks, columns.out, depth]
+        return {a: tf.reshape(part, shape) for a, part in parts.items()}
+
+    def convolve(self, lines: dict[int, tf.Tensor], filters: tf.Tensor) -> tf.Tensor:
+        """[B, H', W', O] from `lines` and filters [h, w, I, O]."""
+        total = None
+        for i, matrix in enumerate(self._matrices(filters)):
+            total = _plus(total, tf.matmul(self._line(lines, i), matrix))
+        over = self.over
+        return tf.reshape(
+            total, [over.batch, over.rows.out, over.columns.out, self.kernel[3]]
+        )
+
+    def filter_gradient(
+        self, lines: dict[int, tf.Tensor], gradient: tf.Tensor
+    ) -> tf.Tensor:
+        """[h, w, I, O] from `lines` and the gradient [B, H', W', O]."""
+        height, width, inputs, outputs = self.kernel
+        flat = _flat(gradient)
+        depth = len(self.reads) * self.fold * inputs
+        if height == 1 and depth < outputs:
+            product = tf.matmul(_turn(self._line(lines, 0)), flat)
+        else:
+            flat = _turn(flat)
+            product = window.concat(
+                [tf.matmul(flat, self._line(lines, i)) for i in range(height)], 0
             )
-            chosen = tf.reshape(
-                _rows(turned, [i * width + j for i, j in taps]),
-                [1, len(taps) * outputs, inputs],
+            product = tf.transpose(product, [0, 2, 1])
+        width_read = depth // inputs
+        if width_read != width:
+            product = tf.reshape(product, [height, width_read, inputs * outputs])
+            product = tf.slice(
+                product, [0, 0, 0], [height, width, inputs * outputs]
             )
-            phases[a, b] = tf.reshape(
-                _product(_flat(columns), chosen),
-                [over.batch, over.rows.blocks, over.columns.blocks, inputs],
-            )
-    return window.merge(phases, over)
+        return tf.reshape(product, self.kernel)
 
+    def image_gradient(self, gradient: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
+        """[B, H, W, I] from the gradient [B, H', W', O] and filters [h, w, I, O]."""
+        rows, columns, batch = self.over.rows, self.over.columns, self.over.batch
+        _, _, inputs, outputs = self.kernel
+        spread = window.spread(gradient, self.over)
+        last = columns.blocks - columns.out
+        joined = window.concat(
+            [
+                window.cut(spread, (0, None), (last - start, columns.blocks))
+                for start in self.reads
+            ],
+            3,
+        )
+        matrices = []
+        for matrix in self._matrices(filters):
+            # [1, reads * fold * I, O] -> [1, reads * O, fold * I]
+            shape = [len(self.reads), self.fold * inputs, outputs]
+            turned = tf.transpose(tf.reshape(matrix, shape), [0, 2, 1])
+            shape = [1, len(self.reads) * outputs, self.fold * inputs]
+            matrices.append(tf.reshape(turned, shape))
+        parts = {}
+        for a in rows.phases:
+            total = None
+            for i in rows.taps(a):
+                first = rows.reach - 1 - rows.place(i)[1]
+                line = window.cut(joined, (first, rows.blocks), (0, None))
+                total = _plus(total, tf.matmul(_flat(line), matrices[i]))
+            parts[a] = total
+        if self.fold != columns.stride:
+            cells = batch * rows.blocks * columns.blocks
+            parts = {
+                a: window.stack({0: part}, cells, columns.stride, inputs)
+                for a, part in parts.items()
+            }
+        length = columns.blocks * columns.stride
+        image = tf.reshape(
+            window.stack(parts, batch * rows.blocks, rows.stride, length * inputs),
+            [batch, rows.blocks * rows.stride, length, inputs],
+        )
+        return window.unpad(image, self.over)
 
-def _columns(image: tf.Tensor, over: window.Window) -> tf.Tensor:
-    """Every window as a row: [1, B * H' * W', h * w * I]."""
-    phases = window.split(image, over)
-    return _flat(
-        window.concat([window.tap_slice(phases, over, tap) for tap in over.taps], 3)
-    )
+    def _line(self, lines: dict[int, tf.Tensor], tap: int) -> tf.Tensor:
+        """What a row of the kernel reads: [1, B * H' * W', reads * fold * I]."""
+        phase, block = self.over.rows.place(tap)
+        return _flat(
+            window.cut(lines[phase], (block, self.over.rows.out), (0, None))
+        )
 
-
-def _filter_gradient(
-    columns: tf.Tensor, gradient: tf.Tensor, kernel: tuple[int, ...]
-) -> tf.Tensor:
-    """[h, w, I, O]; whichever operand is smaller is transposed."""
-    flat = _flat(gradient)
-    if rule.static_shape(columns)[2] <= kernel[3]:
-        product = tf.matmul(tf.transpose(columns, [0, 2, 1]), flat)
-    else:
-        product = tf.matmul(tf.transpose(flat, [0, 2, 1]), columns)
-        product = tf.transpose(product, [0, 2, 1])
-    return tf.reshape(product, kernel)
-
-
-def _rows(matrix: tf.Tensor, chosen: list[int]) -> tf.Tensor:
-    if chosen == list(range(rule.static_shape(matrix)[0])):
-        return matrix
-    return tf.gather(matrix, chosen, axis=0)
+    def _matrices(self, filters: tf.Tensor) -> list[tf.Tensor]:
+        """One [1, reads * fold * I, O] for each row of the kernel."""
+        height, width, inputs, outputs = self.kernel
+        read = len(self.reads) * self.fold
+        if read != width:
+            filters = tf.pad(filters, [[0, 0], [0, read - width], [0, 0], [0, 0]])
+        filters = tf.reshape(filters, [height, read * inputs, outputs])
+        if height == 1:
+            return [filters]
+        size = [1, read * inputs, outputs]
+        return [tf.slice(filters, [i, 0, 0], size) for i in range(height)]
 
 
 def _flat(image: tf.Tensor) -> tf.Tensor:
@@ -146,15 +242,15 @@ def _flat(image: tf.Tensor) -> tf.Tensor:
     return tf.reshape(image, [1, shape[0] * shape[1] * shape[2], shape[3]])
 
 
-def _matrix(filters: tf.Tensor) -> tf.Tensor:
-    height, width, inputs, outputs = rule.static_shape(filters)
-    return tf.reshape(filters, [1, height * width * inputs, outputs])
+def _turn(matrix: tf.Tensor) -> tf.Tensor:
+    """[1, a, b] -> [1, b, a]; at rank 2, where the converter lets it stand."""
+    _, rows, columns = rule.static_shape(matrix)
+    turned = tf.transpose(tf.reshape(matrix, [rows, columns]), [1, 0])
+    return tf.reshape(turned, [1, columns, rows])
 
 
-def _product(
-    left: tf.Tensor, right: tf.Tensor, transposed: bool = False
-) -> tf.Tensor:
-    return tf.matmul(left, right, transpose_b=transposed)
+def _plus(total: tf.Tensor | None, term: tf.Tensor) -> tf.Tensor:
+    return term if total is None else total + term
 
 
 RULES: dict[str, rule.Rule] = {

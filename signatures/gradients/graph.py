@@ -17,10 +17,14 @@ import tensorflow as tf
 from signatures.gradients import rule, rules, trace
 
 GradientError = rule.GradientError
+FORMS = ("kernel", "sum")  # of depthwise convolutions
 
 
 def value_and_gradients(
-    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+    function: Callable[..., Any],
+    weights: Sequence[tf.Tensor],
+    *args: Any,
+    depthwise: str = "kernel",
 ) -> tuple[Any, list[tf.Tensor]]:
     """Evaluates a loss and its gradients; to be called while a tf.function is traced.
 
@@ -31,6 +35,7 @@ def value_and_gradients(
       weights: The tensors to differentiate by; static shapes. What the function closes
         over instead counts as frozen.
       *args: Further tensors or structures of them, not differentiated by.
+      depthwise: The form of depthwise convolutions, "kernel" or "sum"; see `depthwise`.
 
     Returns:
       What the function returned, emitted in the current graph, and one gradient for
@@ -47,12 +52,15 @@ def value_and_gradients(
             "The first element that the function returns must be the loss, a scalar. "
             f"Received: shape {loss.shape}, {loss.dtype.name}."
         )
-    emitted = _Emitter(program, loss)
+    emitted = _Emitter(program, loss, depthwise)
     return emitted.outputs(), emitted.gradients()
 
 
 def forward(
-    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+    function: Callable[..., Any],
+    weights: Sequence[tf.Tensor],
+    *args: Any,
+    depthwise: str = "kernel",
 ) -> Any:
     """Evaluates a function in the form that suits weights which change.
 
@@ -60,17 +68,26 @@ def forward(
       function: As in `value_and_gradients`; may return any structure of tensors.
       weights: The tensors that change from call to call.
       *args: Further tensors or structures of them.
+      depthwise: As in `value_and_gradients`.
 
     Returns:
       What the function returned, emitted in the current graph.
     """
-    return _Emitter(trace.trace(function, weights, args), None).outputs()
+    program = trace.trace(function, weights, args)
+    return _Emitter(program, None, depthwise).outputs()
 
 
 class _Emitter:
     """Emits a program in the current graph, then its gradient."""
 
-    def __init__(self, program: trace.Program, loss: trace.Value | None) -> None:
+    def __init__(
+        self, program: trace.Program, loss: trace.Value | None, depthwise: str
+    ) -> None:
+        if depthwise not in FORMS:
+            raise GradientError(
+                f"`depthwise` must be one of {FORMS}. Received: {depthwise!r}."
+            )
+        self._form = depthwise
         self._program = program
         self._loss = loss
         self._tensors: dict[trace.Value, tf.Tensor] = dict(program.bound)
@@ -116,7 +133,7 @@ class _Emitter:
                 raise _without_rule(node)
             outputs = _copy(node, inputs)
         else:
-            operation = _operation(node, inputs, wanted)
+            operation = _operation(node, inputs, wanted, self._form)
             outputs, backward = chosen(operation)
             if differentiated:
                 self._backward.append((node, operation, backward))
@@ -145,7 +162,10 @@ def _differentiated(
 
 
 def _operation(
-    node: trace.Node, inputs: tuple[tf.Tensor, ...], wanted: tuple[bool, ...]
+    node: trace.Node,
+    inputs: tuple[tf.Tensor, ...],
+    wanted: tuple[bool, ...],
+    depthwise: str,
 ) -> rule.Operation:
     attributes: Mapping[str, Any] = {}
     if node.operation is not None:
@@ -158,7 +178,9 @@ def _operation(
     def emit(*others: tf.Tensor) -> Sequence[tf.Tensor]:
         return _copy(node, others or inputs)
 
-    return rule.Operation(node.type, node.name, inputs, wanted, attributes, emit)
+    return rule.Operation(
+        node.type, node.name, inputs, wanted, attributes, depthwise, emit
+    )
 
 
 def _copy(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:

@@ -20,7 +20,9 @@ def max_pool(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]
 
     def backward(gradients):
         (rest,) = gradients
-        phases = window.split(image, over, value=image.dtype.min)
+        phases = window.split(
+            window.pad(image, over, value=image.dtype.min), over
+        )
         paid: dict = {}
         for tap in over.taps:
             if tap == over.taps[-1]:

@@ -8,6 +8,7 @@ the outputs with a function that turns their gradients into those of the inputs.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class Operation:
       inputs: Its inputs, in the current graph, static shapes.
       wanted: For each input, whether it depends on a trained weight.
       attributes: Its attributes by name.
+      depthwise: "kernel" or "sum", see `depthwise`.
       emit: Emits the operator as it is, with other inputs if given.
     """
 
@@ -48,6 +50,7 @@ class Operation:
     inputs: tuple[tf.Tensor, ...]
     wanted: tuple[bool, ...]
     attributes: Mapping[str, Any]
+    depthwise: str
     emit: Callable[..., Sequence[tf.Tensor]]
 
     def constant(self, index: int) -> np.ndarray:
@@ -99,8 +102,9 @@ def sum_to(tensor: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
 def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     """Sums over axes, which are dropped.
 
-    Neighbouring axes are merged first, and one SUM a group of them is emitted: every
-    runtime sums alike over one axis.
+    Neighbouring axes are merged first, and one SUM a group of them is emitted.
+    Where something follows the group, the SUM is one over the axes 1 and 2 of rank 4,
+    the only one that tflite-runtime 2.14 delegates.
     """
     shape = static_shape(tensor)
     merged: list[tuple[int, bool]] = []
@@ -113,7 +117,16 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     if len(merged) != len(shape):
         tensor = tf.reshape(tensor, [size for size, _ in merged])
     for i in reversed(range(len(merged))):
-        if merged[i][1]:
+        if not merged[i][1]:
+            continue
+        sizes = [size for size, _ in merged]
+        outer, inner = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
+        if inner == 1:
             tensor = tf.reduce_sum(tensor, axis=i)
+        else:
+            tensor = tf.reshape(tensor, [outer, 1, sizes[i], inner])
+            tensor = tf.reduce_sum(tensor, axis=[1, 2])
+            tensor = tf.reshape(tensor, sizes[:i] + sizes[i + 1 :])
+        del merged[i]
     want = [size for i, size in enumerate(shape) if i not in axes]
     return tensor if list(static_shape(tensor)) == want else tf.reshape(tensor, want)

@@ -144,35 +144,60 @@ def resize_edges(
     return image
 
 
-def split(image: tf.Tensor, over: Window, value: float = 0.0) -> dict:
-    """Pads an image and takes it apart.
+def pad(image: tf.Tensor, over: Window, value: float = 0.0) -> tf.Tensor:
+    """Pads or crops an image to whole blocks."""
+    rows, columns = over.rows, over.columns
+    return resize_edges(
+        image, (rows.before, rows.after), (columns.before, columns.after), value
+    )
+
+
+def unpad(image: tf.Tensor, over: Window) -> tf.Tensor:
+    """The transpose of `pad`."""
+    rows, columns = over.rows, over.columns
+    return resize_edges(
+        image, (-rows.before, -rows.after), (-columns.before, -columns.after)
+    )
+
+
+def cut(
+    image: tf.Tensor, rows: tuple[int, int | None], columns: tuple[int, int | None]
+) -> tf.Tensor:
+    """A part of [B, H, W, C], given as (first, count); None: all."""
+    shape = rule.static_shape(image)
+    size = [shape[0], rows[1] or shape[1], columns[1] or shape[2], shape[3]]
+    if tuple(size) == shape:
+        return image
+    return tf.slice(image, [0, rows[0], columns[0], 0], size)
+
+
+def split(padded: tf.Tensor, over: Window) -> dict:
+    """Takes a padded image apart.
 
     Returns:
       {(a, b): [batch, rows.blocks, columns.blocks, channels]} for phases with a tap.
     """
     rows, columns = over.rows, over.columns
-    padded = resize_edges(
-        image, (rows.before, rows.after), (columns.before, columns.after), value
-    )
-    channels = rule.static_shape(image)[3]
+    channels = rule.static_shape(padded)[3]
     whole = [over.batch, rows.blocks, columns.blocks, channels]
-    lines = _unstack(
-        padded, over.batch * rows.blocks, rows.stride, columns.stride * columns.blocks
-        * channels, rows.phases,
+    length = columns.stride * columns.blocks * channels
+    cells = over.batch * rows.blocks * columns.blocks
+    lines = unstack(
+        padded, over.batch * rows.blocks, rows.stride, length, rows.phases
     )
     return {
         (a, b): tf.reshape(cell, whole)
         for a, line in lines.items()
-        for b, cell in _unstack(
-            line, over.batch * rows.blocks * columns.blocks, columns.stride, channels,
-            columns.phases,
+        for b, cell in unstack(
+            line, cells, columns.stride, channels, columns.phases
         ).items()
     }
 
 
-def _unstack(
+def unstack(
     tensor: tf.Tensor, outer: int, stride: int, inner: int, phases: list[int]
 ) -> dict[int, tf.Tensor]:
+    """The phases of a tensor seen as [outer, stride, inner]."""
     if stride == 1:
         return {0: tensor}
     tensor = tf.reshape(tensor, [outer, stride, inner])
@@ -192,7 +217,7 @@ def merge(phases: dict, over: Window) -> tf.Tensor:
     rows, columns = over.rows, over.columns
     channels = rule.static_shape(next(iter(phases.values())))[3]
     lines = {
-        a: _stack(
+        a: stack(
             {b: phases[a, b] for b in columns.phases},
             over.batch * rows.blocks * columns.blocks,
             columns.stride,
@@ -202,17 +227,16 @@ def merge(phases: dict, over: Window) -> tf.Tensor:
     }
     length = columns.blocks * columns.stride
     padded = tf.reshape(
-        _stack(lines, over.batch * rows.blocks, rows.stride, length * channels),
+        stack(lines, over.batch * rows.blocks, rows.stride, length * channels),
         [over.batch, rows.blocks * rows.stride, length, channels],
     )
-    return resize_edges(
-        padded, (-rows.before, -rows.after), (-columns.before, -columns.after)
-    )
+    return unpad(padded, over)
 
 
-def _stack(
+def stack(
     parts: dict[int, tf.Tensor], outer: int, stride: int, inner: int
 ) -> tf.Tensor:
+    """The inverse of `unstack`; phases that are missing are zeros."""
     if stride == 1:
         return parts[0]
     shaped = {p: tf.reshape(part, [outer, 1, inner]) for p, part in parts.items()}
@@ -232,10 +256,7 @@ def concat(parts: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
 def tap_slice(phases: dict, over: Window, tap: tuple[int, int]) -> tf.Tensor:
     """What one tap reads: [batch, rows.out, columns.out, channels]."""
     (a, i), (b, j) = over.rows.place(tap[0]), over.columns.place(tap[1])
-    phase = phases[a, b]
-    shape = rule.static_shape(phase)
-    size = (shape[0], over.rows.out, over.columns.out, shape[3])
-    return phase if size == shape else tf.slice(phase, [0, i, j, 0], size)
+    return cut(phases[a, b], (i, over.rows.out), (j, over.columns.out))
 
 
 def spread(gradient: tf.Tensor, over: Window) -> tf.Tensor:
@@ -252,8 +273,6 @@ def tap_of_gradient(
     Returns:
       [batch, rows.blocks, columns.blocks, channels].
     """
-    i, j = over.rows.place(tap[0])[1], over.columns.place(tap[1])[1]
-    shape = rule.static_shape(spreaded)
-    size = (shape[0], over.rows.blocks, over.columns.blocks, shape[3])
-    begin = [0, over.rows.reach - 1 - i, over.columns.reach - 1 - j, 0]
-    return spreaded if size == shape else tf.slice(spreaded, begin, size)
+    i = over.rows.reach - 1 - over.rows.place(tap[0])[1]
+    j = over.columns.reach - 1 - over.columns.place(tap[1])[1]
+    return cut(spreaded, (i, over.rows.blocks), (j, over.columns.blocks))

@@ -1,0 +1,209 @@
+"""Tests of the rules that slide a window: convolutions, pools; and of resizing."""
+
+import numpy as np
+import tensorflow as tf
+from absl.testing import absltest, parameterized
+
+from signatures.gradients import graph, resize
+from tests import gradient_checks
+from tests.gradient_checks import check, noise
+
+
+def conv(strides, padding, dilations=(1, 1)):
+    def apply(image, filters):
+        explicit = [] if isinstance(padding, str) else sum(padding, []) + [0, 0]
+        return tf.raw_ops.Conv2D(
+            input=image,
+            filter=filters,
+            strides=[1, *strides, 1],
+            padding=padding if isinstance(padding, str) else "EXPLICIT",
+            explicit_paddings=explicit,
+            dilations=[1, *dilations, 1],
+        )
+
+    return apply
+
+
+class ConvolutionTest(parameterized.TestCase):
+    # image, filters, strides, padding
+    @parameterized.named_parameters(
+        ("1x1", (2, 5, 4, 3), (1, 1, 3, 4), (1, 1), "SAME"),
+        ("1x1_wide", (1, 4, 4, 5), (1, 1, 5, 2), (1, 1), "VALID"),
+        ("1x1_stride_2", (2, 5, 6, 3), (1, 1, 3, 4), (2, 2), "SAME"),
+        ("1x1_stride_3_2", (1, 7, 6, 2), (1, 1, 2, 3), (3, 2), "VALID"),
+        ("3x3", (2, 5, 6, 2), (3, 3, 2, 3), (1, 1), "SAME"),
+        ("3x3_valid", (1, 6, 5, 2), (3, 3, 2, 3), (1, 1), "VALID"),
+        ("2x2_even_kernel", (1, 5, 5, 2), (2, 2, 2, 3), (1, 1), "SAME"),
+        ("4x4_stride_2", (3, 9, 8, 2), (4, 4, 2, 1), (2, 2), "SAME"),
+        ("3x3_stride_2_even", (1, 8, 8, 2), (3, 3, 2, 3), (2, 2), "SAME"),
+        ("3x3_stride_2_odd", (2, 7, 9, 2), (3, 3, 2, 3), (2, 2), "SAME"),
+        ("3x3_unread_edge", (1, 8, 8, 2), (3, 3, 2, 3), (2, 2), "VALID"),
+        ("5x5_stride_2_stem", (1, 12, 12, 3), (5, 5, 3, 4), (2, 2), "SAME"),
+        ("unequal_strides", (1, 8, 7, 2), (3, 2, 2, 3), (1, 2), "SAME"),
+        ("unequal_strides_and_kernel", (1, 9, 7, 2), (1, 4, 2, 3), (3, 2), "VALID"),
+        ("stride_above_kernel", (2, 8, 9, 2), (2, 2, 2, 3), (3, 3), "VALID"),
+        ("stride_above_kernel_same", (1, 7, 8, 2), (2, 1, 2, 3), (3, 3), "SAME"),
+        ("kernel_above_image", (1, 2, 2, 2), (5, 5, 2, 3), (1, 1), "SAME"),
+        ("explicit", (1, 5, 5, 2), (3, 3, 2, 2), (2, 2), [[0, 0], [0, 2], [1, 0]]),
+    )
+    def test_conv2d(self, image, filters, strides, padding):
+        check(conv(strides, padding), noise(*image), noise(*filters))
+
+    def test_dilated_conv2d(self):
+        # TensorFlow differentiates it on GPUs only; in the ops of Keras it works.
+        check(
+            conv((1, 1), "SAME", (2, 3)),
+            noise(1, 8, 9, 2),
+            noise(3, 3, 2, 2),
+            tape=False,
+        )
+        check(
+            lambda x, w: tf.nn.convolution(x, w, dilations=2, padding="SAME"),
+            noise(1, 8, 8, 2),
+            noise(3, 3, 2, 2),
+        )
+
+    def test_grouped_conv2d_is_refused(self):
+        with self.assertRaisesRegex(graph.GradientError, "filters over all channels"):
+            check(conv((1, 1), "SAME"), noise(1, 4, 4, 4), noise(3, 3, 2, 4))
+
+    # out, filters, strides, padding
+    @parameterized.named_parameters(
+        ("2x2_stride_2", (1, 8, 8, 3), (2, 2, 3, 2), (2, 2), "SAME"),
+        ("3x3_stride_2_same", (2, 7, 8, 3), (3, 3, 3, 2), (2, 2), "SAME"),
+        ("3x3_stride_2_valid", (1, 8, 7, 3), (3, 3, 3, 2), (2, 2), "VALID"),
+        ("1x1_stride_2", (1, 5, 6, 3), (1, 1, 3, 2), (2, 2), "SAME"),
+        ("4x3_stride_1", (1, 6, 6, 3), (4, 3, 3, 2), (1, 1), "SAME"),
+        ("2x5_stride_3_1", (1, 9, 6, 2), (2, 5, 2, 4), (3, 1), "VALID"),
+    )
+    def test_conv2d_transpose(self, out, filters, strides, padding):
+        small = conv(strides, padding)(noise(*out), noise(*filters)).shape
+
+        def apply(image, filters):
+            steps = [1, *strides, 1]
+            return tf.nn.conv2d_transpose(image, filters, out, steps, padding)
+
+        small = (*small[:3], filters[3])
+        check(apply, noise(*small), noise(*filters))
+
+    # image, filters, stride, padding
+    @parameterized.product(
+        case=(
+            ((1, 6, 6, 3), (5, 5, 3, 1), 1, "SAME"),
+            ((2, 5, 7, 2), (3, 3, 2, 1), 1, "VALID"),
+            ((2, 8, 8, 2), (5, 5, 2, 1), 2, "SAME"),
+            ((1, 7, 9, 2), (3, 3, 2, 1), 2, "SAME"),
+            ((2, 8, 7, 2), (2, 4, 2, 1), 2, "VALID"),
+            ((1, 9, 8, 2), (4, 2, 2, 3), 3, "SAME"),
+            ((2, 8, 8, 2), (2, 2, 2, 2), 3, "VALID"),
+            ((2, 4, 4, 3), (1, 1, 3, 2), 1, "SAME"),
+        ),
+        form=graph.FORMS,
+    )
+    def test_depthwise(self, case, form):
+        image, filters, stride, padding = case
+        check(
+            lambda x, w: tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], padding),
+            noise(*image),
+            noise(*filters),
+            depthwise=form,
+        )
+
+    def test_explicitly_padded_and_dilated_depthwise(self):
+        for form in graph.FORMS:
+            check(
+                lambda x, w: tf.nn.depthwise_conv2d(
+                    x, w, [1] * 4, [[0, 0], [2, 0], [1, 3], [0, 0]]
+                ),
+                noise(1, 5, 5, 2),
+                noise(3, 3, 2, 1),
+                depthwise=form,
+            )
+        check(
+            lambda x, w: tf.nn.depthwise_conv2d(x, w, [1] * 4, "SAME", None, [2, 2]),
+            noise(1, 8, 8, 2),
+            noise(3, 3, 2, 1),
+        )
+
+    def test_unknown_form_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "'kernel', 'sum'.*Received: 'fast'"):
+            check(lambda x: x, noise(1), depthwise="fast")
+
+
+class PoolingTest(parameterized.TestCase):
+    # image, kernel, strides, padding
+    CASES = (
+        ((2, 6, 8, 2), (2, 2), (2, 2), "VALID"),
+        ((1, 7, 5, 2), (2, 2), (2, 2), "SAME"),
+        ((1, 7, 7, 2), (2, 2), (2, 2), "VALID"),
+        ((2, 7, 8, 2), (3, 3), (2, 2), "SAME"),
+        ((1, 9, 8, 2), (3, 3), (2, 2), "VALID"),
+        ((1, 5, 5, 2), (3, 3), (1, 1), "SAME"),
+        ((1, 8, 8, 2), (2, 2), (3, 3), "VALID"),
+        ((1, 8, 9, 2), (2, 3), (1, 2), "SAME"),
+        ((1, 6, 6, 2), (5, 5), (4, 4), "SAME"),
+    )
+
+    @parameterized.product(
+        case=CASES, pool=(tf.nn.max_pool2d, tf.nn.avg_pool2d)
+    )
+    def test_pool_of_noise(self, case, pool):
+        image, *window = case
+        check(lambda x: pool(x, *window), noise(*image))
+
+    @parameterized.product(case=CASES, levels=(1, 2, 3))
+    def test_max_pool_pays_the_first_of_tied_cells(self, case, levels):
+        image, *window = case
+        tied = np.floor(noise(*image) * levels / 2)
+        if levels == 1:
+            tied = np.full(image, -3.5)
+        check(lambda x: tf.nn.max_pool2d(x, *window), tied, differences=False)
+
+    def test_hand_computed_tie(self):
+        @tf.function
+        def step(x):
+            return graph.value_and_gradients(
+                lambda w: tf.reduce_sum(tf.nn.max_pool2d(w[0], 2, 2, "VALID")), [x]
+            )
+
+        image = tf.constant([[[[1.0], [2.0]], [[2.0], [2.0]]]])
+        _, (gradient,) = step(image)
+        np.testing.assert_array_equal(tf.squeeze(gradient), [[0, 1], [0, 0]])
+
+    def test_values_of_extreme_size(self):
+        image = np.array([1e-30, 2e-30, -1e30, 3e30, 0, -0.0, 1e-37, 1.2e-37])
+        check(
+            lambda x: tf.nn.max_pool2d(tf.cast(x, tf.float32), 2, 2, "VALID"),
+            image.reshape(1, 2, 4, 1),
+            differences=False,
+        )
+
+
+class ResizeTest(parameterized.TestCase):
+    @parameterized.product(
+        op=(tf.raw_ops.ResizeBilinear, tf.raw_ops.ResizeNearestNeighbor),
+        flags=((True, False), (False, True), (False, False)),
+        size=((8, 10), (4, 5), (9, 3), (1, 7), (3, 13)),
+    )
+    def test_resize(self, op, flags, size):
+        half, align = flags
+        check(
+            lambda x: op(
+                images=tf.cast(x, tf.float32),
+                size=size,
+                half_pixel_centers=half,
+                align_corners=align,
+            ),
+            noise(2, 4, 5, 3).astype(np.float32),
+            tolerance=gradient_checks.SINGLE,
+            differences=False,
+        )
+
+    def test_bilinear_twofold_is_the_hand_computed_matrix(self):
+        expected = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
+        matrix = resize.interpolation(2, 4, True, half_pixel=True, align=False)
+        np.testing.assert_array_equal(matrix, expected)
+
+
+if __name__ == "__main__":
+    absltest.main()
