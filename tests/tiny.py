@@ -106,6 +106,7 @@ def describe(
         keypoints=0,
         trainable="all",
         optimizer=OPTIMIZER,
+        losses={"score": 1.0},
         batch_size=SIZES.batch,
         ops=ops,
         signatures=() if constants else table,
