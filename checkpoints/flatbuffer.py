@@ -22,6 +22,10 @@ MAX_TABLES = 200_000
 # Numbers in vectors (buffers' bytes are not among them) that one file may hold.
 MAX_NUMBERS = 4_000_000
 
+# Fields of a table that may be asked for; an Operator has 14.
+MAX_SLOTS = 20
+
+_TABLE = 8  # Bytes that a table takes at least, with the reference to it.
 _WIDTHS = {code: struct.calcsize(f"<{code}") for code in "ifq"}
 _UINT16 = struct.Struct("<H")
 _INT32 = struct.Struct("<i")
@@ -56,14 +60,17 @@ class Reader:
         return self.table(_UINT32.unpack_from(self.data)[0], "the model")
 
     def table(self, position: int, where: str) -> Table:
-        """Returns the table at `position`, its vtable and its fields proven inside."""
+        """Returns the table at `position`, its vtable and its fields proven inside.
+
+        Whoever calls it spends for it first.
+        """
         self.check(position, 4, where)
-        self.spend(8, 1, 0, where)
         vtable = position - _INT32.unpack_from(self.data, position)[0]
         fields = self._vtables.get(vtable)
         if fields is None:
             fields = self._vtables[vtable] = self._fields(vtable, where)
-        self.check(position, fields[0], where)
+        if position + fields[0] > self.size:
+            self.check(position, fields[0], where)
         return Table(self, position, fields, where)
 
     def check(self, position: int, length: int, where: str) -> None:
@@ -87,7 +94,7 @@ class Reader:
             )
 
     def _fields(self, vtable: int, where: str) -> tuple[int, ...]:
-        """Returns (table size, offset of field 0, offset of field 1, ...)."""
+        """Returns (table size, offset of field 0, ...), 0 where a field is absent."""
         where = f"the vtable of {where}"
         self.check(vtable, 4, where)
         (length,) = _UINT16.unpack_from(self.data, vtable)
@@ -103,7 +110,7 @@ class Reader:
                 f"Fields must lie inside their table of {fields[0]} bytes. "
                 f"Received: offsets {list(fields[1:])[:64]}; in {where}."
             )
-        return fields
+        return fields + (0,) * max(0, MAX_SLOTS + 1 - len(fields))
 
 
 class Table:
@@ -127,12 +134,13 @@ class Table:
 
     def scalar(self, slot: int, kind: struct.Struct, default: int = 0) -> int:
         """Returns the number in `slot`, or `default` where the file leaves it out."""
-        fields = self._fields
-        if slot + 1 >= len(fields) or not fields[slot + 1]:
+        offset = self._fields[slot + 1]
+        if not offset:
             return default
-        position = self.position + fields[slot + 1]
-        self.reader.check(position, kind.size, self.where)
-        return kind.unpack_from(self.reader.data, position)[0]
+        position, reader = self.position + offset, self.reader
+        if position + kind.size > reader.size:
+            reader.check(position, kind.size, self.where)
+        return kind.unpack_from(reader.data, position)[0]
 
     def text(self, slot: int) -> str:
         """Returns the string in `slot`, '' where absent; bad UTF-8 is replaced."""
@@ -154,6 +162,7 @@ class Table:
         position = self._reference(slot)
         if not position:
             return None
+        self.reader.spend(_TABLE, 1, 0, self.where)
         return self.reader.table(position, f"{name} of {self.where}")
 
     def tables(self, slot: int, name: str, least: int = 4) -> list[Table]:
@@ -162,10 +171,10 @@ class Table:
         Args:
           slot: Of the vector.
           name: What each is, for errors.
-          least: Bytes that each spends at least, beside the 8 of any table.
+          least: Bytes that each spends at least, beside those of any table.
         """
         start, count = self.span(slot, 4)
-        self.reader.spend(least * count, 0, count, self.where)
+        self.reader.spend((_TABLE + least) * count, count, count, self.where)
         offsets = struct.unpack_from(f"<{count}I", self.reader.data, start)
         at = "" if self.where == "the model" else f" of {self.where}"
         return [
@@ -178,17 +187,21 @@ class Table:
         position = self._reference(slot)
         if not position:
             return 0, 0
-        (count,) = _UINT32.unpack_from(self.reader.data, position)
-        self.reader.check(position + 4, count * width, self.where)
+        reader = self.reader
+        (count,) = _UINT32.unpack_from(reader.data, position)
+        if position + 4 + count * width > reader.size:
+            reader.check(position + 4, count * width, self.where)
         return position + 4, count
 
     def _reference(self, slot: int) -> int:
         """Returns where the field in `slot` points to, four bytes proven; 0: absent."""
-        fields, reader = self._fields, self.reader
-        if slot + 1 >= len(fields) or not fields[slot + 1]:
+        offset = self._fields[slot + 1]
+        if not offset:
             return 0
-        position = self.position + fields[slot + 1]
-        reader.check(position, 4, self.where)
+        position, reader = self.position + offset, self.reader
+        if position + 4 > reader.size:
+            reader.check(position, 4, self.where)
         position += _UINT32.unpack_from(reader.data, position)[0]
-        reader.check(position, 4, self.where)
+        if position + 4 > reader.size:
+            reader.check(position, 4, self.where)
         return position

@@ -32,6 +32,7 @@ _ENUMERATIONS = {
     "idx_out_type": tflite.TensorType,
     "quantized_bias_type": tflite.TensorType,
 }
+_NONE: Mapping[str, Any] = types.MappingProxyType({})
 _HELPERS = ("Length", "AsNumpy", "IsNone")
 
 
@@ -62,19 +63,24 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
     Raises:
       FlatbufferError: If a field points outside the file.
     """
+    fields = _fields(name)
+    if not fields:
+        return _NONE
     accessor = getattr(tflite, name)()
     accessor.Init(table.reader.data, table.position)
     options = {}
-    for field, key, vector in _fields(name):
-        where = f"option {key} of {table.where}"
-        if vector:
-            length = getattr(accessor, f"{field}Length")()
-            table.reader.spend(4 * length, 0, length, where)
+    for field, key, vector in fields:
         try:
+            if vector:
+                length = getattr(accessor, f"{field}Length")()
+                table.reader.spend(4 * length, 0, length, table.where)
             value = _vector(accessor, field) if vector else getattr(accessor, field)()
+        except flatbuffer.FlatbufferError:
+            raise
         except Exception as error:  # struct.error, ValueError, IndexError, ...
             raise flatbuffer.FlatbufferError(
-                f"Options must lie inside the file. Received: {error}; in {where}."
+                f"Options must lie inside the file. Received: {error} for {key!r}; in "
+                f"{table.where}."
             ) from error
         if not hasattr(value, "_tab"):
             options[key] = _plain(value, key)

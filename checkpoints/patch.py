@@ -173,15 +173,21 @@ def variable_buffers(file: tflite_file.TfliteFile) -> dict[str, int]:
         for operator in graph.operators:
             if operator.name != "ASSIGN_VARIABLE":
                 continue
-            handle, value = (makers.get(i) for i in (*operator.inputs, -1, -1)[:2])
+            target, value = (*operator.inputs, -1, -1)[:2]
+            handle = makers.get(target)
             where = f"operator {operator.index} of subgraph {index}"
-            if handle is None or handle.name != "VAR_HANDLE" or value is not None:
+            if (
+                handle is None
+                or handle.name != "VAR_HANDLE"
+                or value < 0
+                or value in makers
+            ):
                 faults.append(f"no VAR_HANDLE with a constant in {where}")
                 continue
             options = handle.options
             parts = (options.get("container"), options.get("shared_name", ""))
             name = "/".join(part for part in parts if part)
-            buffer = graph.tensors[operator.inputs[1]].buffer
+            buffer = graph.tensors[value].buffer
             if not file.buffers[buffer].size:
                 faults.append(f"no constant for {name!r} in {where}")
             elif found.setdefault(name, buffer) != buffer:

@@ -257,7 +257,7 @@ def _table(text: bytes) -> tuple[dict[str, _Entry], Header, dict[str, str]]:
     Returns:
       Name -> entry, the header, and name -> checksum.
     """
-    value = _object(text.rstrip(b" ").decode(errors="replace"), "the table")
+    value = _object(text.decode(errors="replace"), "the table")
     texts = value.pop("__metadata__", None)
     if (
         not isinstance(texts, dict)

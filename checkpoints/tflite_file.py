@@ -66,11 +66,11 @@ def read(path: str | os.PathLike[str]) -> TfliteFile:
       TfliteError: If the file is not a well-formed .tflite; the error names it.
       OSError: If it cannot be read.
     """
-    with open(path, "rb") as stream:
+    with open(path, "rb", buffering=0) as stream:  # One copy, and no other.
         data = stream.read(8)
         if data[4:] == IDENTIFIER:  # Otherwise the rest is not worth reading.
             stream.seek(0)
-            data = stream.read()
+            data = stream.readall()
     try:
         return parse(data)
     except TfliteError as error:
@@ -228,9 +228,8 @@ def _operator(
         fields = table.table(slot + 1, "options") if kind else None
         if fields is not None:
             options = operator_options.decode(fields, kind)
-    for key, value in options.items():
-        if key.endswith("subgraph_index"):
-            _index(value, subgraphs, key, table.where)
+    for key in _subgraph_keys(tuple(options)):
+        _index(options[key], subgraphs, key, table.where)
     return Operator(
         index=index,
         name=name,
@@ -278,6 +277,11 @@ def _index(value: int, count: int, what: str, where: str) -> int:
             f"in {where}."
         )
     return value
+
+
+@functools.cache
+def _subgraph_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(key for key in keys if key.endswith("subgraph_index"))
 
 
 @functools.cache

@@ -88,9 +88,12 @@ class InspectTest(parameterized.TestCase):
         self.assertRegex(done.stderr, rf"\Aerror: .*{message}.*\n\Z")
 
     def test_help_is_fast(self):
-        start = time.monotonic()
-        done = run("--help")
-        self.assertLess(time.monotonic() - start, 0.5)
+        seconds = []
+        for _ in range(3):  # The best of three: the machine may be busy.
+            start = time.monotonic()
+            done = run("--help")
+            seconds.append(time.monotonic() - start)
+        self.assertLess(min(seconds), 0.5)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("python -m ondevice.inspect out/", done.stdout)
         self.assertIn("--timeout", done.stdout)

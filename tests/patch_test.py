@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -53,6 +54,42 @@ class VariableBuffersTest(absltest.TestCase):
         file = dataclasses.replace(file, buffers=tuple(buffers))
         with self.assertRaisesRegex(patch.PatchError, "no constant for 'step'"):
             patch.variable_buffers(file)
+
+    def test_a_mutated_file_only_errs(self):
+        data = tiny.trainable()
+        generator = random.Random(2)
+        parsed = 0
+        for _ in range(150):
+            mutated = bytearray(data)
+            for _ in range(generator.choice((1, 4))):
+                at = generator.randrange(len(data))
+                mutated[at] = generator.choice((0, 1, 2, 0xFF, mutated[at] ^ 16))
+            try:
+                file = tflite_file.parse(bytes(mutated))
+                parsed += 1
+                manifest.of_file(file)
+                patch.variable_buffers(file)
+                patch.patch(file, {205: np.ones(6, np.float32)})
+            except (tflite_file.TfliteError, manifest.ManifestError, patch.PatchError):
+                pass
+        self.assertGreater(parsed, 10)
+
+    def test_refuses_an_assignment_without_a_value(self):
+        file = tflite_file.parse(tiny.trainable())
+        graph = file.subgraphs[-1]
+        for inputs in ((), graph.operators[1].inputs[:1], (-1, -1)):
+            cut = dataclasses.replace(graph.operators[1], inputs=inputs)
+            self.assertEqual(cut.name, "ASSIGN_VARIABLE")
+            operators = (graph.operators[0], cut, *graph.operators[2:])
+            broken = dataclasses.replace(
+                file,
+                subgraphs=(
+                    *file.subgraphs[:-1],
+                    dataclasses.replace(graph, operators=operators),
+                ),
+            )
+            with self.assertRaisesRegex(patch.PatchError, "no VAR_HANDLE with"):
+                patch.variable_buffers(broken)
 
 
 class PatchTrainableTest(parameterized.TestCase):

@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -115,14 +117,24 @@ class RunTest(SessionTestCase):
             # The mean of one image and of two may be rounded otherwise.
             np.testing.assert_allclose(heads.state()[name], value, rtol=1e-5)
 
-    def test_results_belong_to_the_caller(self):
-        opened = self.open()
+    @parameterized.parameters(*runtimes.installed())
+    def test_results_belong_to_the_caller(self, runtime):
+        opened = self.open(runtime=runtime)
         state, (boxes, logits) = opened.state(), opened.infer(IMAGE)
         kept = {n: v.copy() for n, v in state.items()} | {"boxes": boxes.copy()}
         opened.train(**batch(), learning_rate=0.01)
         opened.infer(IMAGE * 0)
         self.assert_states_equal(state | {"boxes": boxes}, kept)
         boxes[...] = logits[...] = 0
+
+    def test_views_of_the_interpreter_are_copied(self):
+        opened = self.open()
+        block = np.zeros(14, np.float32)
+        views = {"regressors": block[:12], "classificators": block[12:]}
+        with mock.patch.dict(opened._runners, {"infer": lambda image: views}):
+            found = opened.infer(IMAGE)
+        block[...] = 1
+        self.assertEqual(found[0].max(), 0)
 
     def test_inference_file(self):
         data, described = tiny.inference()
@@ -136,18 +148,25 @@ class RunTest(SessionTestCase):
 
     def test_calls_from_threads_wait_for_each_other(self):
         opened = self.open()
+        opened.infer(IMAGE)
+        runner, active, seen = opened._runners["infer"], [], []
 
-        def steps():
-            for _ in range(50):
-                opened.train(**batch(), learning_rate=1e-4)
-                opened.infer(IMAGE)
+        def slow(**arrays):
+            active.append(1)
+            seen.append(len(active))
+            time.sleep(0.01)
+            active.pop()
+            return runner(**arrays)
 
-        threads = [threading.Thread(target=steps) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(int(opened.state()["step"]), 200)
+        with mock.patch.dict(opened._runners, {"infer": slow}):
+            threads = [
+                threading.Thread(target=opened.infer, args=(IMAGE,)) for _ in range(4)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(seen, [1, 1, 1, 1])
 
 
 class SelectTest(SessionTestCase):
@@ -286,6 +305,14 @@ class RefusalTest(SessionTestCase):
         with self.assertRaisesRegex(store.CheckpointError, "others for"):
             opened.restore(self.path)
         self.assert_states_equal(opened.state(), before)
+
+    def test_file_that_does_not_take_every_tensor(self):
+        opened = self.open()
+        state = opened.state()
+        taken = {"restored": np.array(5, np.int32)}
+        with mock.patch.dict(opened._runners, {"restore": lambda **_: taken}):
+            with self.assertRaisesRegex(session.SessionError, "all 6.*5 taken"):
+                opened.load_state(state)
 
     def test_diverged_weights_do_not_replace_a_checkpoint(self):
         opened = self.open()
