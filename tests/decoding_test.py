@@ -103,20 +103,47 @@ class TestDecode:
             decoding.decode_boxes(np.zeros(shape, np.float32), CENTRES, 192)
 
 
+def column(*scores):
+    return np.array(scores, np.float64)[:, np.newaxis]
+
+
 class TestWeightedNms:
     def test_by_hand(self):
-        values = np.array([[0.0, 0, 10, 10, 1], [0, 0, 10, 20, 5], [50, 50, 60, 60, 7]])
-        found = decoding.weighted_nms(values, np.array([0.75, 0.25, 0.5]), 0.3)
-        assert [score for score, _ in found] == [0.75, 0.5]
+        values = np.array(
+            [
+                [0.0, 0, 10, 10, 1, 2],
+                [0, 0, 10, 20, 5, 6],
+                [50, 50, 60, 60, 7, 8],
+            ]
+        )
+        found = decoding.weighted_nms(values, column(0.75, 0.25, 0.5), 0.1, 0.3)
         # IoU of the first two is 0.5: one group, weights 3 to 1.
-        np.testing.assert_allclose(found[0][1], [0, 0, 10, 12.5, 2])
-        np.testing.assert_allclose(found[1][1], values[2])
+        assert found == [
+            decoding.Detection((0, 0, 10, 12.5), 0.75, 0, ((2, 3),)),
+            decoding.Detection((50, 50, 60, 60), 0.5, 0, ((7, 8),)),
+        ]
+
+    def test_classes_are_suppressed_each_for_itself(self):
+        values = np.array([[0.0, 0, 10, 10], [0, 0, 10, 20], [50, 50, 60, 60]])
+        scores = np.array([[0.75, 0.2], [0.25, 0.6], [0.1, 0.6]])
+        found = decoding.weighted_nms(values, scores, 0.2, 0.3)
+        assert sorted((d.class_index, d.score, d.box) for d in found) == [
+            (0, 0.75, (0, 0, 10, 12.5)),
+            # 0.6 and 0.2 weigh 3 to 1.
+            (1, 0.6, (0, 0, 10, 17.5)),
+            (1, 0.6, (50, 50, 60, 60)),
+        ]
 
     def test_threshold_is_exclusive(self):
         values = np.array([[0.0, 0, 10, 10], [0, 0, 10, 20]])
-        scores = np.array([0.9, 0.6])
-        assert len(decoding.weighted_nms(values, scores, 0.5)) == 2
-        assert len(decoding.weighted_nms(values, scores, 0.4999)) == 1
+        scores = column(0.9, 0.6)
+        assert len(decoding.weighted_nms(values, scores, 0.5, 0.5)) == 2
+        assert len(decoding.weighted_nms(values, scores, 0.5, 0.4999)) == 1
+
+    def test_what_does_not_reach_the_score_has_no_weight(self):
+        values = np.array([[0.0, 0, 10, 10], [0, 0, 10, 20]])
+        (found,) = decoding.weighted_nms(values, column(0.9, 0.4), 0.5, 0.3)
+        assert found.box == (0, 0, 10, 10)
 
     @pytest.mark.parametrize("seed", range(20))
     def test_equals_the_slow_reference(self, seed):
@@ -125,21 +152,40 @@ class TestWeightedNms:
         values = np.concatenate(
             [low, low + rng.random((60, 2)) * 0.4, rng.random((60, 14))], axis=1
         )
-        scores = rng.random(60)
+        scores = rng.random((60, 3)).round(1 if seed % 2 else 9)  # With ties, too.
         threshold = [0.1, 0.3, 0.6][seed % 3]
-        found = decoding.weighted_nms(values, scores, threshold)
-        rows = [(s, list(v)) for s, v in zip(scores, values, strict=True)]
-        expected = slow_weighted_nms(rows, threshold)
-        assert [f[0] for f in found] == [e[0] for e in expected]
-        np.testing.assert_allclose([f[1] for f in found], [e[1] for e in expected])
+        found = decoding.weighted_nms(values, scores, 0.2, threshold)
+        for kind in range(3):
+            mine = [d for d in found if d.class_index == kind]
+            expected = slow_weighted_nms(
+                [(s, [*v]) for s, v in zip(scores[:, kind], values) if s >= 0.2],
+                threshold,
+            )
+            assert [d.score for d in mine] == [score for score, _ in expected]
+            np.testing.assert_allclose(
+                [[*d.box, *np.ravel(d.keypoints)] for d in mine],
+                [coordinates for _, coordinates in expected],
+            )
 
     def test_stops_where_the_best_box_is_empty(self):
         values = np.array([[5.0, 5, 5, 5], [0, 0, 10, 10]])
-        found = decoding.weighted_nms(values, np.array([0.9, 0.6]), 0.3)
-        assert len(found) == 1 and found[0][0] == 0.9
+        (found,) = decoding.weighted_nms(values, column(0.9, 0.6), 0.5, 0.3)
+        assert found.score == 0.9 and found.box == (5, 5, 5, 5)
+
+    def test_scores_of_zero_do_not_divide(self):
+        values = np.array([[0.0, 0, 10, 10], [0, 0, 10, 20]])
+        (found,) = decoding.weighted_nms(values, column(0, 0), 0.0, 0.3)
+        assert found.box == (0, 0, 10, 10) and found.score == 0
+
+    def test_rounds_are_bounded(self):
+        low = np.arange(500.0)[:, np.newaxis]
+        values = np.concatenate([low, low, low + 0.5, low + 0.5], axis=1)
+        found = decoding.weighted_nms(values, np.full((500, 2), 0.9), 0.5, 0.3, most=7)
+        assert len(found) == 14
 
     def test_nothing_gives_nothing(self):
-        assert decoding.weighted_nms(np.zeros((0, 18)), np.zeros(0), 0.3) == []
+        nothing = np.zeros((0, 18)), np.zeros((0, 3))
+        assert decoding.weighted_nms(*nothing, 0.5, 0.3) == []
 
 
 class TestDetect:

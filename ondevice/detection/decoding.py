@@ -21,6 +21,10 @@ from ondevice.detection import geometry
 MIN_SCORE = 0.5
 MIN_SUPPRESSION_IOU = 0.3
 
+# Of one class in one image. MediaPipe has no such bound; here it keeps a network that
+# has diverged, and fires at every anchor, from taking seconds.
+MAX_DETECTIONS = 100
+
 _LOGIT_CLIP = 100.0
 # Covers float32 rounding between a score's threshold and its logit's.
 _LOGIT_MARGIN = 1e-2
@@ -148,10 +152,9 @@ def detect(
             f"Logits must have the shape ({len(centres)}, classes). "
             f"Received: {logits.shape}."
         )
-    anchors, classes = np.nonzero(logits >= _logit(min_score) - _LOGIT_MARGIN)
-    reached = scores(logits[anchors, classes]) >= min_score
-    anchors, classes = anchors[reached], classes[reached]
-    candidate_scores = scores(logits[anchors, classes])
+    likely = logits >= _logit(min_score) - _LOGIT_MARGIN
+    anchors = np.flatnonzero(likely.any(axis=1))
+    reached = scores(logits[anchors])
     chosen, at = regressors[anchors], centres[anchors]
     with np.errstate(over="ignore", invalid="ignore"):
         flat = np.concatenate(
@@ -162,48 +165,58 @@ def detect(
             axis=-1,
         )
         sound = np.isfinite(flat).all(axis=1) & (chosen[:, 2:4] >= 0).all(axis=1)
-    detections: list[Detection] = []
-    for class_index in np.unique(classes[sound]):
-        of_class = sound & (classes == class_index)
-        for score, values in weighted_nms(
-            flat[of_class], candidate_scores[of_class], min_suppression_iou
-        ):
-            detections.append(_detection(values, score, int(class_index)))
-    return tuple(sorted(detections, key=lambda d: -d.score))
+    found = weighted_nms(flat[sound], reached[sound], min_score, min_suppression_iou)
+    return tuple(sorted(found, key=lambda detection: -detection.score))
 
 
 def weighted_nms(
-    values: np.ndarray, scores: np.ndarray, min_suppression_iou: float
-) -> list[tuple[float, np.ndarray]]:
-    """Weighted non-maximum suppression of one class.
+    values: np.ndarray,
+    scores: np.ndarray,
+    min_score: float,
+    min_suppression_iou: float,
+    most: int = MAX_DETECTIONS,
+) -> list[Detection]:
+    """Weighted non-maximum suppression, every class at once and for itself.
 
-    The best box and all that overlap it by more than the threshold, itself included,
-    form a group; its coordinates are their score-weighted mean, its score the best
-    one's. That repeats on the rest, until a round removes nothing (an empty box, say).
+    In each round the best box of a class and all of it that overlap that box by more
+    than the threshold, itself included, form a group; its coordinates are their
+    score-weighted mean, its score the best one's. A class is done when nothing of it is
+    left, when a round removed nothing (an empty box, say), or after `most` rounds.
 
     Args:
-      values: [M, 4 + ...] float, box corners (xmin, ymin, xmax, ymax), then whatever is
-        to be averaged with them.
-      scores: [M] float.
+      values: [M, 4 + 2 * keypoints] float, finite: box corners (xmin, ymin, xmax,
+        ymax), then keypoints.
+      scores: [M, K] float.
+      min_score: What reaches less takes no part.
       min_suppression_iou: Threshold, exclusive.
+      most: Detections of a class.
 
     Returns:
-      (score, [4 + ...] float64 coordinates) of each group, by falling score.
+      One detection for each group, in no order.
     """
-    order = np.argsort(-scores, kind="stable")
-    values, scores = values[order].astype(np.float64), scores[order].astype(np.float64)
-    groups: list[tuple[float, np.ndarray]] = []
-    while len(scores):
-        joins = geometry.iou(values[:, :4], values[0, :4]) > min_suppression_iou
-        if not joins.any():
-            groups.append((float(scores[0]), values[0]))
+    values = values.astype(np.float64)
+    kinds = np.flatnonzero((scores >= min_score).any(axis=0))
+    weights = scores.T[kinds].astype(np.float64)
+    alive = scores.T[kinds] >= min_score
+    found: list[Detection] = []
+    for _ in range(most):
+        if not len(kinds):
             break
-        weights = scores[joins]
-        # A score of 0 weighs nothing; then the best one alone stands for the group.
-        mean = weights @ values[joins] / weights.sum() if weights.sum() else values[0]
-        groups.append((float(scores[0]), mean))
-        values, scores = values[~joins], scores[~joins]
-    return groups
+        best = np.where(alive, weights, -1).argmax(axis=1)
+        overlap = geometry.iou(values[best, np.newaxis, :4], values[:, :4])
+        joins = alive & (overlap > min_suppression_iou)
+        shares = np.where(joins, weights, 0)
+        total = shares.sum(axis=1, keepdims=True)
+        # Where nothing joins, or all that does has a score of 0, the best stands alone.
+        means = shares @ values / np.where(total > 0, total, 1)
+        means = np.where(total > 0, means, values[best])
+        tops = weights[np.arange(len(kinds)), best]
+        for kind, top, mean in zip(kinds.tolist(), tops.tolist(), means, strict=True):
+            found.append(_detection(mean, top, kind))
+        alive &= ~joins
+        going = joins.any(axis=1) & alive.any(axis=1)
+        kinds, weights, alive = kinds[going], weights[going], alive[going]
+    return found
 
 
 def remove_letterbox(detection: Detection, letterbox: geometry.Affine) -> Detection:
