@@ -122,11 +122,25 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
         sizes = [size for size, _ in merged]
         outer, inner = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
         if inner == 1:
-            tensor = tf.reduce_sum(tensor, axis=i)
+            # Builtin SUM adds one after the other: in two steps it errs less.
+            part = _divisor(sizes[i])
+            if part > 1:
+                tensor = _sum_middle(tensor, outer, sizes[i] // part, part)
+            tensor = tf.reduce_sum(tf.reshape(tensor, [outer, -1]), axis=1)
         else:
-            tensor = tf.reshape(tensor, [outer, 1, sizes[i], inner])
-            tensor = tf.reduce_sum(tensor, axis=[1, 2])
-            tensor = tf.reshape(tensor, sizes[:i] + sizes[i + 1 :])
+            tensor = _sum_middle(tensor, outer, sizes[i], inner)
+        tensor = tf.reshape(tensor, sizes[:i] + sizes[i + 1 :])
         del merged[i]
     want = [size for i, size in enumerate(shape) if i not in axes]
     return tensor if list(static_shape(tensor)) == want else tf.reshape(tensor, want)
+
+
+def _sum_middle(tensor: tf.Tensor, outer: int, count: int, inner: int) -> tf.Tensor:
+    return tf.reduce_sum(tf.reshape(tensor, [outer, 1, count, inner]), axis=[1, 2])
+
+
+def _divisor(count: int) -> int:
+    """The largest divisor up to the square root; 1 for short sums."""
+    if count < 256:
+        return 1
+    return next(d for d in range(math.isqrt(count), 0, -1) if count % d == 0)
