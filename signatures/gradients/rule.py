@@ -40,6 +40,7 @@ class Operation:
       name: Its name, which starts with the name of the Keras layer.
       inputs: Its inputs, in the current graph, static shapes.
       wanted: For each input, whether it depends on a trained weight.
+      differentiated: Whether the backward pass will be asked for.
       attributes: Its attributes by name.
       depthwise: "kernel" or "sum", see `depthwise`.
       emit: Emits the operator as it is, with other inputs if given.
@@ -49,6 +50,7 @@ class Operation:
     name: str
     inputs: tuple[tf.Tensor, ...]
     wanted: tuple[bool, ...]
+    differentiated: bool
     attributes: Mapping[str, Any]
     depthwise: str
     emit: Callable[..., Sequence[tf.Tensor]]
@@ -78,7 +80,16 @@ class Operation:
 
 
 def static_shape(tensor: tf.Tensor) -> tuple[int, ...]:
-    """The shape of a tensor whose every dimension is known."""
+    """The shape of a tensor.
+
+    Raises:
+      GradientError: If it is not fully known.
+    """
+    if not tensor.shape.is_fully_defined():
+        raise GradientError(
+            "Every shape must be known while tracing. "
+            f"Received: '{tensor.name}' of shape {tensor.shape}."
+        )
     return tuple(tensor.shape.as_list())
 
 
