@@ -80,9 +80,9 @@ class ActivationTest(parameterized.TestCase):
             return [op.type for op in traced.graph.get_operations()]
 
         relu = tf.nn.relu
-        self.assertNotIn("Relu", types(lambda w: relu(w[0]) + -w[1] * relu(-w[0])))
-        self.assertIn("Relu", types(lambda w: relu(w[0]) + w[1] * relu(-w[0])))
-        self.assertIn("Relu", types(lambda w: relu(w[0]) + -w[1] * relu(-w[1])))
+        self.assertNotIn("Neg", types(lambda w: relu(w[0]) + -w[1] * relu(-w[0])))
+        self.assertIn("Neg", types(lambda w: relu(w[0]) + w[1] * relu(-w[0])))
+        self.assertIn("Neg", types(lambda w: relu(w[0]) + -w[1] * relu(-w[1])))
 
 
 class ElementwiseTest(parameterized.TestCase):

@@ -22,79 +22,180 @@ def count(function, *specs) -> collections.Counter:
     return collections.Counter(operation.type for operation in wanted)
 
 
-class ValueAndGradientsTest(absltest.TestCase):
-    def test_gradients_of_a_hand_computed_square(self):
+def run(function, weights, *args):
+    """Runs `value_and_gradients` in a tf.function."""
+    step = tf.function(lambda w, *a: graph.value_and_gradients(function, w, *a))
+    return step([tf.constant(w) for w in weights], *args)
+
+
+IMAGE = tf.TensorSpec([1, 8, 8, 3])
+FILTER = tf.TensorSpec([3, 3, 3, 3])
+
+
+class ValueTest(absltest.TestCase):
+    def test_hand_computed_square(self):
+        loss, gradients = run(lambda w: w[0] * w[0] + w[1] * w[0], [3.0, 5.0])
+        self.assertEqual(float(loss), 24.0)
+        self.assertEqual([float(g) for g in gradients], [11.0, 3.0])
+
+    def test_structure_is_kept_and_its_first_element_is_the_loss(self):
+        def function(w, x):
+            return {"a_loss": w[0] * x["scale"], "parts": (w[0], x["scale"] + 1)}
+
+        outputs, (gradient,) = run(function, [2.0], {"scale": tf.constant(7.0)})
+        self.assertEqual(float(outputs["a_loss"]), 14.0)
+        self.assertEqual([float(t) for t in outputs["parts"]], [2.0, 8.0])
+        self.assertEqual(float(gradient), 7.0)
+
+    def test_unused_weight_has_a_gradient_of_zeros(self):
+        _, gradients = run(lambda w: tf.reduce_sum(w[0]), [[1.0], [[2.0, 3.0]]])
+        np.testing.assert_array_equal(gradients[1], [[0, 0]])
+
+    def test_a_weight_that_is_returned_as_it_is(self):
+        loss, (gradient,) = run(lambda w: w[0], [4.0])
+        self.assertEqual((float(loss), float(gradient)), (4.0, 1.0))
+
+    def test_calls_are_inlined_and_captured_tensors_found(self):
+        variable = tf.Variable(3.0)
+        constant = tf.constant(np.arange(500.0), tf.float32)
+
         @tf.function
-        def step(x):
-            return graph.value_and_gradients(lambda w: w[0] * w[0] + w[1], [x, x])
+        def inner(x):
+            return x * variable, tf.reduce_sum(constant) * x
 
-        loss, gradients = step(tf.constant(3.0))
-        self.assertEqual(float(loss), 12.0)
-        self.assertEqual([float(g) for g in gradients], [6.0, 1.0])
+        def function(w, x):
+            first, second = tf.function(lambda t: inner(t * x))(w[0])
+            return first * w[0] + second
 
-    def test_an_operator_without_a_rule_is_named(self):
-        def step(x):
-            return graph.value_and_gradients(
-                lambda w: tf.reduce_sum(tf.math.erf(w[0], name="layer/Erf")), [x]
-            )
+        _, (gradient,) = run(function, [2.0], tf.constant(5.0))
+        self.assertEqual(float(gradient), 2 * 3 * 5 * 2.0 + 5 * 499 * 500 / 2)
 
-        with self.assertRaisesRegex(ValueError, "Erf 'layer/Erf'.*Available.*Conv2D"):
-            tf.function(step)(tf.constant([1.0]))
+    def test_side_effects_happen_once(self):
+        counter = tf.Variable(0)
 
-    def test_keras_model(self):
-        layers = keras.layers
-        keras.utils.set_random_seed(1)
-        model = keras.Sequential(
-            [
-                keras.Input((13, 12, 3), batch_size=2),
-                layers.Conv2D(4, 5, strides=2, padding="same"),
-                layers.PReLU(shared_axes=[1, 2], alpha_initializer="random_normal"),
-                layers.DepthwiseConv2D(3, padding="same"),
-                layers.UpSampling2D(interpolation="bilinear"),
-                layers.ZeroPadding2D(),
-                layers.DepthwiseConv2D(5, strides=2, padding="same"),
-                layers.MaxPool2D(),
-                layers.Conv2DTranspose(5, 3, strides=2, activation="relu"),
-                layers.Flatten(),
-                layers.Dense(5),
-            ]
-        )
+        def function(w):
+            counter.assign_add(1)
+            return w[0] * tf.cast(counter, tf.float32)
+
+        _, (gradient,) = run(function, [1.0])
+        self.assertEqual((int(counter), float(gradient)), (1, 1.0))
+
+    def test_forward_gives_any_structure(self):
+        def function(w, x):
+            return [tf.nn.conv2d(x, w[0], 1, "SAME"), tf.math.erf(w[1])]
+
         rng = np.random.default_rng(0)
-        image = tf.constant(rng.normal(size=(2, 13, 12, 3)), tf.float32)
-        weights = [tf.constant(v.numpy()) for v in model.trainable_variables]
+        shapes = (FILTER.shape, [3])
+        weights = [tf.constant(rng.normal(size=s), tf.float32) for s in shapes]
+        image = tf.constant(rng.normal(size=IMAGE.shape), tf.float32)
+        got = tf.function(lambda w, x: graph.forward(function, w, x))(weights, image)
+        for a, b in zip(got, function(weights, image)):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
-        def loss(weights, image):
-            logits, _ = model.stateless_call(weights, [], image)
-            labels = tf.constant([1, 4])
-            return tf.reduce_mean(
-                tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            )
 
-        step = tf.function(lambda w, x: graph.value_and_gradients(loss, w, x))
-        value, gradients = step(weights, image)
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            expected = loss(weights, image)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
-        for got, want in zip(gradients, tape.gradient(expected, weights)):
-            # Sums of some hundred float32 products in another order.
-            np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max() * 10)
+class PruningTest(absltest.TestCase):
+    """Backward ends where training ends, and what is frozen is copied as it is."""
 
     def test_training_the_last_of_three_convolutions_leaves_the_others_alone(self):
-        spec = tf.TensorSpec([1, 1, 3, 3])
-        image = tf.TensorSpec([1, 8, 8, 3])
-
         def loss(weights, first, second, x):
-            x = tf.nn.conv2d(x, first, 1, "SAME")
-            x = tf.nn.conv2d(x, second, 1, "SAME")
-            return tf.reduce_sum(tf.nn.conv2d(x, weights[0], 1, "SAME") ** 2)
+            x = tf.nn.relu(tf.nn.conv2d(x, first, 1, "SAME"))
+            x = tf.nn.relu(tf.nn.conv2d(x, second, 1, "SAME"))
+            return tf.reduce_sum(tf.nn.conv2d(x, weights[0], 1, "SAME"))
 
         def step(w, first, second, x):
             return graph.value_and_gradients(loss, [w], first, second, x)
 
-        found = count(step, spec, spec, spec, image)
+        found = count(step, FILTER, FILTER, FILTER, IMAGE)
         self.assertEqual(found["Conv2D"], 2)  # both frozen ones, as they are
-        self.assertEqual(found["BatchMatMulV2"], 2)  # the product and its filter's
+        self.assertEqual(found["BatchMatMulV2"], 3 + 3)  # by rows: itself, filter
+        self.assertEqual(found["Minimum"], 0)  # the mask of no relu
+
+    def test_training_a_bias_below_frozen_filters_keeps_them(self):
+        def loss(weights, first, second, x):
+            x = tf.nn.relu(tf.nn.conv2d(x, first, 1, "SAME") + weights[0])
+            return tf.reduce_sum(tf.nn.conv2d(x, second, 1, "SAME") ** 2)
+
+        def step(w, first, second, x):
+            return graph.value_and_gradients(loss, [w], first, second, x)
+
+        found = count(step, tf.TensorSpec([3]), FILTER, FILTER, IMAGE)
+        self.assertEqual(found["Conv2D"], 2)
+        self.assertEqual(found["BatchMatMulV2"], 3)  # the gradient of one image
+
+    def test_any_operator_may_be_frozen_or_beside_the_loss(self):
+        def function(w, x):
+            frozen = tf.math.erf(tf.math.lgamma(x))
+            return w[0] * frozen, tf.math.erf(w[0]), tf.argsort(w[0][None])
+
+        outputs, (gradient,) = run(function, [2.0], tf.constant(0.5))
+        self.assertEqual(float(outputs[0]), 2 * float(gradient))
+
+    def test_gradient_ends_at_integers_and_stop_gradient(self):
+        def function(w):
+            index = tf.argmax(w[0])
+            return tf.gather(w[0], index) + tf.stop_gradient(tf.reduce_sum(w[0] ** 2))
+
+        _, (gradient,) = run(function, [[1.0, 5.0, 2.0]])
+        np.testing.assert_array_equal(gradient, [0, 1, 0])
+
+
+class RefusalTest(absltest.TestCase):
+    def test_operator_without_a_rule_is_named(self):
+        with self.assertRaisesRegex(
+            graph.GradientError, "Received: Erf 'layer/Erf'.*Available: Abs.*Conv2D"
+        ):
+            run(lambda w: tf.math.erf(w[0], name="layer/Erf"), [1.0])
+
+    def test_operator_of_a_keras_layer_is_named_by_the_layer(self):
+        image = keras.Input([2, 2, 2, 1], batch_size=1)
+        model = keras.Model(image, keras.layers.Conv3D(2, 1, name="volume")(image))
+
+        def function(w, x):
+            return tf.reduce_sum(model.stateless_call(w, [], x)[0])
+
+        weights = [v.numpy() for v in model.trainable_variables]
+        with self.assertRaisesRegex(ValueError, "Conv3D 'volume.*convolution"):
+            run(function, weights, tf.ones([1, 2, 2, 2, 1]))
+
+    def test_operator_of_a_call_is_named_by_the_call(self):
+        @tf.function
+        def inner(x):
+            return tf.math.erf(x, name="inner_most")
+
+        def function(w):
+            with tf.name_scope("block"):
+                return inner(w[0])
+
+        with self.assertRaisesRegex(ValueError, "Erf 'block/.*Call/inner_most'"):
+            run(function, [1.0])
+
+    def test_loop_is_refused(self):
+        def function(w):
+            return tf.while_loop(lambda x: x < 9.0, lambda x: [x * 2.0], [w[0]])[0]
+
+        with self.assertRaisesRegex(graph.GradientError, "While"):
+            run(function, [1.0])
+
+    def test_loss_must_be_a_scalar(self):
+        with self.assertRaisesRegex(graph.GradientError, r"a scalar.*shape \(2,\)"):
+            run(lambda w: w[0], [[1.0, 2.0]])
+        with self.assertRaisesRegex(graph.GradientError, "a scalar.*int32"):
+            run(lambda w: tf.constant(1), [[1.0, 2.0]])
+
+    def test_shapes_must_be_known(self):
+        @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+        def step(x):
+            return graph.value_and_gradients(lambda w: tf.reduce_sum(w[0]), [x])
+
+        with self.assertRaisesRegex(graph.GradientError, r"shape \(None, 3\)"):
+            step(tf.ones([2, 3]))
+
+    def test_axes_must_be_constants(self):
+        def function(w, axis):
+            return tf.reshape(tf.reduce_sum(w[0], axis), [])
+
+        with self.assertRaisesRegex(graph.GradientError, "Sum .* must be a constant"):
+            run(function, [[1.0, 2.0]], tf.constant(0))
 
 
 if __name__ == "__main__":

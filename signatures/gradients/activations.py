@@ -52,7 +52,8 @@ def leaky_relu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backwar
     return [_leaky(x, alpha)], backward
 
 
-def _leaky(x: tf.Tensor, alpha: float) -> tf.Tensor:
+def _leaky(x: tf.Tensor, alpha: tf.Tensor | float) -> tf.Tensor:
+    # By a minimum: -relu(-x) would become a PRELU, slow where alpha is no constant.
     return tf.nn.relu(x) + tf.minimum(x, 0) * alpha
 
 
@@ -62,6 +63,8 @@ def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     The slope of each cell, 1, 0 or alpha, is found once for both passes.
     """
     x, alpha = operation.inputs
+    if not operation.differentiated:
+        return [_leaky(x, alpha)], lambda gradients: (None, None)
     huge = _huge(x.dtype)
     slope = tf.maximum(tf.minimum(x * huge, 1), tf.minimum(x * -huge, alpha))
 

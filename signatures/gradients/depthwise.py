@@ -30,7 +30,9 @@ def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward
     over = window.window_of(operation, shape, kernel[:2], rule.static_shape(result))
     rows, columns = over.rows, over.columns
     plain = rows.dilation == columns.dilation == 1
-    form = _Kernel if plain and operation.depthwise == "kernel" else _Sum
+    # Every runtime delegates a depthwise convolution whose filter is a constant.
+    kernel_form = operation.depthwise == "kernel" or not operation.wanted[1]
+    form = _Kernel if plain and kernel_form else _Sum
     flat = tf.reshape(filters, [kernel[0] * kernel[1], kernel[2] * kernel[3]])
     padded = window.pad(_repeat(image, kernel[3]), over)
     if operation.wanted[1]:

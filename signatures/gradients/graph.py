@@ -133,7 +133,9 @@ class _Emitter:
                 raise _without_rule(node)
             outputs = _copy(node, inputs)
         else:
-            operation = _operation(node, inputs, wanted, self._form)
+            operation = _operation(
+                node, inputs, wanted, differentiated, self._form
+            )
             outputs, backward = chosen(operation)
             if differentiated:
                 self._backward.append((node, operation, backward))
@@ -165,6 +167,7 @@ def _operation(
     node: trace.Node,
     inputs: tuple[tf.Tensor, ...],
     wanted: tuple[bool, ...],
+    differentiated: bool,
     depthwise: str,
 ) -> rule.Operation:
     attributes: Mapping[str, Any] = {}
@@ -179,13 +182,20 @@ def _operation(
         return _copy(node, others or inputs)
 
     return rule.Operation(
-        node.type, node.name, inputs, wanted, attributes, depthwise, emit
+        node.type,
+        node.name,
+        inputs,
+        wanted,
+        differentiated,
+        attributes,
+        depthwise,
+        emit,
     )
 
 
 def _copy(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
     if node.operation is not None:
-        return trace.copy(node.operation, inputs)
+        return trace.copy(node.operation, inputs, node.name)
     if node.type == "Const":
         (value,) = node.outputs
         return [tf.constant(value.constant, value.dtype, name=node.name)]

@@ -46,8 +46,19 @@ def _deep(matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _product(a: tf.Tensor, b: tf.Tensor, turn_a: bool, turn_b: bool) -> tf.Tensor:
-    """A product whose left operand, if turned, is turned by a TRANSPOSE of its own."""
+    """A product of matrices, batches broadcast.
+
+    With the left operand turned and a larger batch than the right one's, BATCH_MATMUL
+    reads past the right one in tflite-runtime 2.14: it is given equal batches.
+    """
     if turn_a:
+        batches = [rule.static_shape(x)[:-2] for x in (a, b)]
+        if batches[0] != batches[1]:
+            batch = tf.broadcast_static_shape(*map(tf.TensorShape, batches))
+            have = [1] * (len(batch) - len(batches[1])) + [*batches[1]]
+            b = tf.reshape(b, [*have, *rule.static_shape(b)[-2:]])
+            # Not a BROADCAST_TO, which the converter would fold into the product.
+            b = tf.tile(b, [w // h for w, h in zip(batch, have)] + [1, 1])
         order = [*range(a.shape.rank - 2), a.shape.rank - 1, a.shape.rank - 2]
         a = tf.transpose(a, order)
     return tf.matmul(a, b, transpose_b=turn_b)

@@ -40,6 +40,7 @@ class Operation:
       name: Its name, which starts with the name of the Keras layer.
       inputs: Its inputs, in the current graph, static shapes.
       wanted: For each input, whether it depends on a trained weight.
+      differentiated: Whether the backward pass will be asked for.
       attributes: Its attributes by name.
       depthwise: "kernel" or "sum", see `depthwise`.
       emit: Emits the operator as it is, with other inputs if given.
@@ -49,6 +50,7 @@ class Operation:
     name: str
     inputs: tuple[tf.Tensor, ...]
     wanted: tuple[bool, ...]
+    differentiated: bool
     attributes: Mapping[str, Any]
     depthwise: str
     emit: Callable[..., Sequence[tf.Tensor]]
@@ -78,7 +80,16 @@ class Operation:
 
 
 def static_shape(tensor: tf.Tensor) -> tuple[int, ...]:
-    """The shape of a tensor whose every dimension is known."""
+    """The shape of a tensor.
+
+    Raises:
+      GradientError: If it is not fully known.
+    """
+    if not tensor.shape.is_fully_defined():
+        raise GradientError(
+            "Every shape must be known while tracing. "
+            f"Received: '{tensor.name}' of shape {tensor.shape}."
+        )
     return tuple(tensor.shape.as_list())
 
 
@@ -122,11 +133,25 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
         sizes = [size for size, _ in merged]
         outer, inner = math.prod(sizes[:i]), math.prod(sizes[i + 1 :])
         if inner == 1:
-            tensor = tf.reduce_sum(tensor, axis=i)
+            # Builtin SUM adds one after the other: in two steps it errs less.
+            part = _divisor(sizes[i])
+            if part > 1:
+                tensor = _sum_middle(tensor, outer, sizes[i] // part, part)
+            tensor = tf.reduce_sum(tf.reshape(tensor, [outer, -1]), axis=1)
         else:
-            tensor = tf.reshape(tensor, [outer, 1, sizes[i], inner])
-            tensor = tf.reduce_sum(tensor, axis=[1, 2])
-            tensor = tf.reshape(tensor, sizes[:i] + sizes[i + 1 :])
+            tensor = _sum_middle(tensor, outer, sizes[i], inner)
+        tensor = tf.reshape(tensor, sizes[:i] + sizes[i + 1 :])
         del merged[i]
     want = [size for i, size in enumerate(shape) if i not in axes]
     return tensor if list(static_shape(tensor)) == want else tf.reshape(tensor, want)
+
+
+def _sum_middle(tensor: tf.Tensor, outer: int, count: int, inner: int) -> tf.Tensor:
+    return tf.reduce_sum(tf.reshape(tensor, [outer, 1, count, inner]), axis=[1, 2])
+
+
+def _divisor(count: int) -> int:
+    """The largest divisor up to the square root; 1 for short sums."""
+    if count < 256:
+        return 1
+    return next(d for d in range(math.isqrt(count), 0, -1) if count % d == 0)

@@ -39,7 +39,7 @@ class Node:
 
     Attributes:
       type: Its type; "Const" where it was folded, "PRelu" for Keras' cluster.
-      name: Its name.
+      name: Its name, after those of the calls that led to it.
       inputs: What it reads.
       outputs: What it computes.
       operation: The traced operator; None where the node is folded or recognised.
@@ -98,7 +98,8 @@ def trace(
     for inner, outer in ((t, captured[t.ref()]) for t in graph.inputs[len(given) :]):
         bound[_define(environment, inner)] = outer
     for value, outer in bound.items():
-        value.constant = _small_integers(tf.get_static_value(outer))
+        if outer.dtype.is_integer or outer.dtype.is_bool:
+            value.constant = _small(tf.get_static_value(outer))
     nodes: list[Node] = []
     _flatten(graph, environment, nodes)
     outputs = tf.nest.map_structure(
@@ -123,7 +124,7 @@ def _require_static(shape: tf.TensorShape, kind: str, name: str) -> None:
 
 
 def _flatten(
-    graph: tf.Graph, environment: dict[Any, Value], nodes: list[Node]
+    graph: tf.Graph, environment: dict[Any, Value], nodes: list[Node], scope: str = ""
 ) -> None:
     """Appends the operators of a graph to `nodes`, calls replaced by their bodies."""
     for operation in graph.get_operations():
@@ -135,12 +136,13 @@ def _flatten(
             inner: dict[Any, Value] = {}
             for tensor, value in zip(body.inputs, inputs, strict=True):
                 inner[tensor.ref()] = value
-            _flatten(body, inner, nodes)
+            _flatten(body, inner, nodes, f"{scope}{operation.name}/")
             for tensor, result in zip(operation.outputs, body.outputs, strict=True):
                 environment[tensor.ref()] = inner[result.ref()]
             continue
         outputs = tuple(_define(environment, t) for t in operation.outputs)
-        node = Node(operation.type, operation.name, inputs, outputs, operation)
+        name = scope + operation.name
+        node = Node(operation.type, name, inputs, outputs, operation)
         _fold(node)
         nodes.append(node)
 
@@ -188,12 +190,9 @@ def _evaluate(operation: tf.Operation, values: Sequence[Any]) -> np.ndarray:
             return session.run(copied[0])
 
 
-def _small_integers(value: Any) -> np.ndarray | None:
-    if value is None:
-        return None
-    array = np.asarray(value)
-    kept = array.dtype.kind in "iub" and array.size <= _FOLDED_SIZE
-    return array if kept else None
+def _small(value: Any) -> np.ndarray | None:
+    small = value is not None and np.size(value) <= _FOLDED_SIZE
+    return np.asarray(value) if small else None
 
 
 def copy(
