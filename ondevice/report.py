@@ -129,7 +129,7 @@ def _plots(
     axes.set(
         xlabel="variables: weights from the input to the heads, then slots",
         ylabel="error / bound",
-        title="Every variable against tf.GradientTape after the last step",
+        title="Every variable against tf.GradientTape after one step",
     )
     axes.legend()
     return [_image(curves, "loss curves"), _image(layers, "error of every variable")]
