@@ -58,7 +58,13 @@ KNOWN = {
 
 
 class SourceError(ValueError):
-    """A source that is no file and no name, or that cannot be had."""
+    """A named source that cannot be had."""
+
+
+class NoSourceError(SourceError):
+    """A source that is no file and no name."""
+
+    exit_status = 2  # of a command that was given it: a wrong flag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +92,13 @@ def locate(source: str) -> Source:
       The file.
 
     Raises:
-      SourceError: If it is neither, or the name's file cannot be had anywhere.
+      NoSourceError: If it is neither.
+      SourceError: If the name's file cannot be had anywhere.
     """
     if source not in KNOWN:
         path = pathlib.Path(source)
         if not path.is_file():
-            raise SourceError(
+            raise NoSourceError(
                 f"--source must be one of {', '.join(KNOWN)} or the path of a .tflite. "
                 f"Received: {source!r}, which is no file."
             )

@@ -26,6 +26,12 @@ BLOCK = "block:"  # followed by the block's number, from the input on
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
 
 
+class ChoiceError(ValueError):
+    """A choice of what to train that is none."""
+
+    exit_status = 2  # of a command that was given it: a wrong flag
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """One node.
@@ -222,7 +228,7 @@ def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]
       Names in the network's order.
 
     Raises:
-      ValueError: If the choice is none of these, or N does not count blocks.
+      ChoiceError: If the choice is none of these, or N does not count blocks.
     """
     heads = (BOX_HEAD, PALM_HEAD, CLASS_HEAD)
     blocks = [g for g in dict.fromkeys(x.group for x in layers) if g.startswith(BLOCK)]
@@ -234,13 +240,13 @@ def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]
     elif choice.startswith("blocks:") and choice[7:].isdecimal():
         count = int(choice[7:])
         if not 1 <= count <= len(blocks):
-            raise ValueError(
+            raise ChoiceError(
                 f"--trainable=blocks:N must have N from 1 to {len(blocks)}, the "
                 f"residual blocks of the network. Received: {choice!r}."
             )
         groups = (*heads, *blocks[-count:])
     elif choice not in ("all", "bias"):
-        raise ValueError(
+        raise ChoiceError(
             "--trainable must be one of all, heads, classifier, blocks:N, bias. "
             f"Received: {choice!r}."
         )

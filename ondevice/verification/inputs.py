@@ -19,6 +19,12 @@ from ondevice.device import images
 _SHARES = (1.0, 0.6, 0.4)
 _NOISE_IMAGES = 2
 
+class PhotographsError(ValueError):
+    """A folder without photographs."""
+
+    exit_status = 2  # of a command that was given it: a wrong flag
+
+
 # Matplotlib's sample data has one photograph of a person.
 _SAMPLE = "mpl-data/sample_data/grace_hopper.jpg"
 
@@ -33,14 +39,14 @@ def photographs(directory: pathlib.Path | None) -> list[pathlib.Path]:
       Paths, at most eight; none where matplotlib is not installed.
 
     Raises:
-      ValueError: If the directory holds none.
+      PhotographsError: If the directory holds none.
     """
     if directory is not None:
         found = sorted(
             path for path in directory.rglob("*") if path.suffix.lower() in images.SUFFIXES
         )
         if not found:
-            raise ValueError(
+            raise PhotographsError(
                 f"--photographs must name a folder with images ({', '.join(images.SUFFIXES)})."
                 f" Received: {directory}, which holds none."
             )
