@@ -13,8 +13,9 @@ Examples:
   python -m ondevice.build --source=my_palm.tflite --trainable=heads --optimizer=sgd
       Any file whose graph is a known detector's; only the heads train.
 
-Writes model.tflite (trainable), inference.tflite (frozen), manifest.json, report.json and
-report.html. Where a proof does not hold the exit status is 1, and only the report is left.
+Writes model.tflite (trainable), inference.tflite (frozen), manifest.json, report.json
+and report.html. Where a proof does not hold the exit status is 1, and only the report
+is left.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ _OPS = flags.DEFINE_enum(
     "ops",
     "builtin",
     ["builtin", "select"],
-    "builtin: builtin operators only. select: the official recipe, which needs the Flex "
-    "delegate and tensorflow < 2.20.",
+    "builtin: builtin operators only. select: the official recipe, which needs the "
+    "Flex delegate and tensorflow < 2.20.",
     flag_values=FLAGS,
 )
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -156,8 +157,8 @@ class BuildConfig:
         numbers = (*self.loss_weights, self.clip_norm or 0.0)
         if not all(math.isfinite(n) for n in numbers) or not any(self.loss_weights):
             raise commands.UsageError(
-                "The weights of the loss and --clip_norm must be finite, and one weight "
-                f"positive. Received: {numbers}."
+                "The weights of the loss and --clip_norm must be finite, and one "
+                f"weight positive. Received: {numbers}."
             )
 
 

@@ -47,7 +47,7 @@ def trainable(
 
     Args:
       module: Holds every variable.
-      functions: Key -> concrete function with inputs `in_0`, ... and outputs `out_0`, ...
+      functions: Key -> concrete function; inputs `in_0`, ..., outputs `out_0`, ...
       signatures: The contract that names them.
       ops: `builtin` or `select`.
 

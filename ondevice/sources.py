@@ -26,7 +26,8 @@ from checkpoints import atomic
 
 _WHEEL = "mediapipe==0.10.21"
 
-# Every wheel of the release carries the same models: one is named, whatever this machine.
+# Every wheel of the release carries the same models: one is named, whatever this
+# machine.
 _PLATFORM = (
     "--only-binary=:all:",
     "--implementation=cp",
@@ -102,8 +103,8 @@ def locate(source: str) -> Source:
                 f"--source must be one of {', '.join(KNOWN)} or the path of a .tflite. "
                 f"Received: {source!r}, which is no file."
             )
-        data = path.read_bytes()
-        return Source(path.stem, data, hashlib.sha256(data).hexdigest())
+        content = path.read_bytes()
+        return Source(path.stem, content, hashlib.sha256(content).hexdigest())
     known = KNOWN[source]
     cached = cache_directory() / known.file
     for path in (cached, _installed(known)):
@@ -164,7 +165,7 @@ def _fetch(source: str) -> None:
 
 def _not_to_be_had(source: str, reason: str) -> SourceError:
     return SourceError(
-        f"{source} must be in {cache_directory()}, in an installed mediapipe package or "
-        f"in the wheel {_WHEEL}. Received: {reason}. Fetch {KNOWN[source].file} by other "
-        "means and give it by --source=FILE."
+        f"{source} must be in {cache_directory()}, in an installed mediapipe package "
+        f"or in the wheel {_WHEEL}. Received: {reason}. Fetch {KNOWN[source].file} by "
+        "other means and give it by --source=FILE."
     )

@@ -1,12 +1,13 @@
 """Spec -> layers: the network as a list of nodes, in the order of execution.
 
-The Keras model is drawn from this list, the vendor's graph is matched against it, and the
-table of weights is generated from it. Layers are numbered as Keras does on creation, as
-in the vendor's files (`conv2d`, `conv2d_1`, ..., `depthwise_conv2d`, ..., `p_re_lu`, ...).
+The Keras model is drawn from this list, the vendor's graph is matched against it, and
+the table of weights is generated from it. Layers are numbered as Keras does on
+creation, as in the vendor's files (`conv2d`, `conv2d_1`, ..., `depthwise_conv2d`, ...,
+`p_re_lu`, ...).
 
-A block is: depthwise k x k -> 1x1 convolution -> add the shortcut -> PReLU. The shortcut
-of a stride-2 block is a 2x2 max-pool, then zero channels appended where they grow. After
-a lateral there is no activation.
+A block is: depthwise k x k -> 1x1 convolution -> add the shortcut -> PReLU. The
+shortcut of a stride-2 block is a 2x2 max-pool, then zero channels appended where they
+grow. After a lateral there is no activation.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Layer:
 
     Attributes:
       name: Unique; the checkpoint's names start with it.
-      kind: conv, depthwise, prelu, add, max_pool, channel_pad, upsample, reshape, concat
+      kind: conv, depthwise, prelu, add, max_pool, channel_pad, upsample, reshape,
+      concat
         or input.
       inputs: Names of the layers it reads.
       shape: Output shape for one image, without the batch.

@@ -14,8 +14,9 @@ from ondevice.verification.reference import Trajectory
 
 Arrays = Mapping[str, np.ndarray]
 
-# Adam divides the gradient by its size, and so its error too: weights are compared where
-# the gradient is this many times its rounding error (float32 against float64) or more.
+# Adam divides the gradient by its size, and so its error too: weights are compared
+# where the gradient is this many times its rounding error (float32 against float64) or
+# more.
 ABOVE_NOISE = 3e4
 
 # Over many steps rounding errors grow, in TensorFlow's float32 as in ours; ours may be
@@ -40,7 +41,10 @@ def parity(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def rebuilt(
-    outputs: Mapping[str, Arrays], vendor: Arrays, places: Mapping[str, int], runtime: str
+    outputs: Mapping[str, Arrays],
+    vendor: Arrays,
+    places: Mapping[str, int],
+    runtime: str,
 ) -> list[check.Check]:
     """The Keras model against the vendor's file.
 
@@ -111,7 +115,8 @@ def orders(facts: Mapping[str, Any], runtime: str) -> check.Check:
 def state(arrays: Arrays, step: int) -> dict[str, np.ndarray]:
     """The variables that a runtime had after `step` steps."""
     prefix = f"state/{step}/"
-    return {n.removeprefix(prefix): v for n, v in arrays.items() if n.startswith(prefix)}
+    kept = {n: v for n, v in arrays.items() if n.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in kept.items()}
 
 
 def first_step_errors(
@@ -215,8 +220,8 @@ def training(
                 runtime,
                 errors[worst],
                 check.TRAINING,
-                f"{len(errors)} variables, worst {worst}; {compared:.1%} of the elements"
-                " stand above rounding noise and were compared",
+                f"{len(errors)} variables, worst {worst}; {compared:.1%} of the "
+                "elements stand above rounding noise and were compared",
             )
         )
     errors = long_run_errors(state(arrays, steps), runs, steps)
@@ -287,7 +292,8 @@ def kept(
             "variables and outputs of the patched trainable file that differ in a bit",
             runtime,
             float(
-                len(facts["patched_state_differs"]) + len(facts["patched_infer_differs"])
+                len(facts["patched_state_differs"])
+                + len(facts["patched_infer_differs"])
             ),
             check.NONE,
             ", ".join(facts["patched_state_differs"][:3]),

@@ -3,9 +3,10 @@
     python -m ondevice.verification.exercise JOB_DIRECTORY RUNTIME
 
 reads `vendor.tflite`, `model.tflite`, `inference.tflite`, `probes.npz`, `batch.npz` and
-`job.json` from the directory and writes `RUNTIME.npz` (arrays) and `RUNTIME.json` there.
-Nothing is judged here: what came out goes back. Where the runtime crashes, the process
-ends, and the build reports that. Imports no tensorflow unless that is the runtime.
+`job.json` from the directory and writes `RUNTIME.npz` (arrays) and `RUNTIME.json`
+there. Nothing is judged here: what came out goes back. Where the runtime crashes, the
+process ends, and the build reports that. Imports no tensorflow unless that is the
+runtime.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from checkpoints import patch, tflite_file
 from ondevice.device import runtimes
 from signatures import contract
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]
 
 # The last steps of the long run are done again from a checkpoint.
 RESUMED_STEPS = 2
 
-# The finite difference changes the loss by about this share: large beside rounding, small
-# beside the loss's curvature.
+# The finite difference changes the loss by about this share: large beside rounding,
+# small beside the loss's curvature.
 _LOSS_SHARE = 1e-2
 
 

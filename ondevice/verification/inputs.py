@@ -15,9 +15,11 @@ from ondevice.detection import geometry
 from ondevice.device import images
 
 # Shares of the frame at which a photograph is shown: close up, and small in black. The
-# black matters: in a constant patch every cell of a max-pool ties, which noise never does.
+# black matters: in a constant patch every cell of a max-pool ties, which noise never
+# does.
 _SHARES = (1.0, 0.6, 0.4)
 _NOISE_IMAGES = 2
+
 
 class PhotographsError(ValueError):
     """A folder without photographs."""
@@ -42,12 +44,12 @@ def photographs(directory: pathlib.Path | None) -> list[pathlib.Path]:
       PhotographsError: If the directory holds none.
     """
     if directory is not None:
-        found = sorted(
-            path for path in directory.rglob("*") if path.suffix.lower() in images.SUFFIXES
-        )
+        suffixes = images.SUFFIXES
+        files = sorted(directory.rglob("*"))
+        found = [path for path in files if path.suffix.lower() in suffixes]
         if not found:
             raise PhotographsError(
-                f"--photographs must name a folder with images ({', '.join(images.SUFFIXES)})."
+                f"--photographs must name a folder with images ({', '.join(suffixes)})."
                 f" Received: {directory}, which holds none."
             )
         # Spread over the folder, not its first class alone.
@@ -131,7 +133,7 @@ def training_batch(
     Args:
       manifest: Of the trainable file.
       shown: Images, repeated until the batch is full.
-      regressors: [N, C] typical regressors of the model, which the box targets are near.
+      regressors: [N, C] typical of the model; the box targets are near them.
       batch: Images in the batch.
 
     Returns:

@@ -122,8 +122,8 @@ def prove(
         (job / "vendor.tflite").write_bytes(vendor.data)
         (job / "model.tflite").write_bytes(files.model)
         (job / "inference.tflite").write_bytes(files.inference)
-        np.savez(job / "probes.npz", **probes)  # type: ignore[arg-type]
-        np.savez(job / "batch.npz", **batch)  # type: ignore[arg-type]
+        np.savez(job / "probes.npz", **probes)
+        np.savez(job / "batch.npz", **batch)
         described = {"rate": runs.single.rate, "steps": steps, "threads": _THREADS}
         (job / "job.json").write_text(json.dumps(described))
         for runtime in _runtimes(recipe.ops):
