@@ -143,10 +143,16 @@ def with_buffers(
     """The variables with the buffers that hold their initial values.
 
     Raises:
-      ConversionError: If the file's variables are not the ones given.
+      ConversionError: If the file's variables are not the ones given, or two of them
+        share a buffer: a patch of one would change the other.
     """
     buffers = patch.variable_buffers(tflite_file.parse(data))
     names = {spec.name for spec in specs}
+    shared = sorted(n for n, b in buffers.items() if list(buffers.values()).count(b) > 1)
+    if shared:
+        raise ConversionError(
+            f"Every variable must have a buffer of its own. Received: {shared} share."
+        )
     if names != buffers.keys():
         raise ConversionError(
             "The file must initialise every variable. "

@@ -107,8 +107,9 @@ def locate(source: str) -> Source:
         return Source(path.stem, content, hashlib.sha256(content).hexdigest())
     known = KNOWN[source]
     cached = cache_directory() / known.file
-    for path in (cached, _installed(known)):
-        data = _checked(path, known)
+    places: tuple[pathlib.Path | None, ...] = (cached, _installed(known))
+    for place in places:
+        data = _checked(place, known)
         if data is not None:
             return Source(source, data, known.sha256)
     _fetch(source)

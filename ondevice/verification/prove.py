@@ -80,6 +80,7 @@ def prove(
     files: fresh.Files,
     photographs: list[pathlib.Path],
     steps: int = STEPS,
+    only: Sequence[str] = (),
 ) -> Proof:
     """Runs the files and compares.
 
@@ -90,6 +91,7 @@ def prove(
       files: The files.
       photographs: Shown beside noise.
       steps: Of the long run; at least three.
+      only: Runtimes to run in; none stands for every one installed.
 
     Returns:
       The checks and what the report draws.
@@ -126,7 +128,7 @@ def prove(
         np.savez(job / "batch.npz", **batch)
         described = {"rate": runs.single.rate, "steps": steps, "threads": _THREADS}
         (job / "job.json").write_text(json.dumps(described))
-        for runtime in _runtimes(recipe.ops):
+        for runtime in only or _runtimes(recipe.ops):
             logging.info("Running the files in %s.", runtime)
             failure = _exercise(job, runtime)
             if failure:
