@@ -183,7 +183,7 @@ class ResizeTest(parameterized.TestCase):
     @parameterized.product(
         op=(tf.raw_ops.ResizeBilinear, tf.raw_ops.ResizeNearestNeighbor),
         flags=((True, False), (False, True), (False, False)),
-        size=((8, 10), (4, 5), (9, 3), (1, 7), (3, 13)),
+        size=((8, 10), (4, 5), (9, 3), (1, 7), (2, 13)),
     )
     def test_resize(self, op, flags, size):
         half, align = flags

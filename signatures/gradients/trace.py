@@ -77,12 +77,24 @@ def trace(
     """Traces `function(weights, *args)`.
 
     Raises:
-      GradientError: If a shape is not fully known.
+      GradientError: If a shape is not fully known, or a weight is no float.
+      RuntimeError: If no function is being traced.
     """
+    if tf.executing_eagerly():
+        raise RuntimeError(
+            "Gradients are emitted while a tf.function is traced. "
+            "Received: a call outside of one."
+        )
     weights = [tf.convert_to_tensor(w) for w in weights]
     args = tf.nest.map_structure(tf.convert_to_tensor, list(args))
     for tensor in (*weights, *tf.nest.flatten(args)):
         _require_static(tensor.shape, "argument", tensor.name)
+    for index, tensor in enumerate(weights):
+        if not tensor.dtype.is_floating:
+            raise rule.GradientError(
+                f"Every weight must be a float. Received: {tensor.dtype.name} for "
+                f"weight {index}."
+            )
     specs = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), [weights, *args]
     )
@@ -132,6 +144,7 @@ def _flatten(
             continue  # an argument
         inputs = tuple(environment[t.ref()] for t in operation.inputs)
         if operation.type in CALLS:
+            # Private, but the only way from the name of a function to its graph.
             body = graph._get_function(operation.get_attr("f").name).graph
             inner: dict[Any, Value] = {}
             for tensor, value in zip(body.inputs, inputs, strict=True):
