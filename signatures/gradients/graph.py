@@ -65,6 +65,9 @@ def forward(
 ) -> Any:
     """Evaluates a function in the form that suits weights which change.
 
+    A convolution starts from its bias, as delegates start theirs with constant filters:
+    see `convolution`.
+
     Args:
       function: As in `value_and_gradients`; may return any structure of tensors.
       weights: The tensors that change from call to call.
@@ -74,7 +77,7 @@ def forward(
     Returns:
       What the function returned, emitted in the current graph.
     """
-    program = trace.trace(function, weights, args)
+    program = trace.with_biases(trace.trace(function, weights, args))
     return _Emitter(program, None, depthwise).outputs()
 
 
@@ -195,6 +198,11 @@ def _operation(
 
 
 def _copy(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    if node.type == "BiasedConv2D":
+        assert node.operation is not None
+        image, filters, bias = inputs
+        (result,) = trace.copy(node.operation, [image, filters])
+        return [result + bias]
     if node.operation is not None:
         return trace.copy(node.operation, inputs, node.name)
     if node.type == "Const":

@@ -7,6 +7,7 @@ is dropped.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -38,11 +39,13 @@ class Node:
     """An operator of the traced function.
 
     Attributes:
-      type: Its type; "Const" where it was folded, "PRelu" for Keras' cluster.
+      type: Its type; "Const" where it was folded, "PRelu" for Keras' cluster,
+        "BiasedConv2D" for a Conv2D with its bias.
       name: Its name, after those of the calls that led to it.
       inputs: What it reads.
       outputs: What it computes.
-      operation: The traced operator; None where the node is folded or recognised.
+      operation: The traced operator, of a BiasedConv2D the Conv2D; None where the node
+        is a folded constant or a recognised PRelu.
     """
 
     type: str
@@ -270,6 +273,50 @@ def _recognise_prelu(nodes: list[Node]) -> list[Node]:
             node = Node("PRelu", node.name, pair, node.outputs, None)
         found.append(node)
     return found
+
+
+def with_biases(program: Program) -> Program:
+    """Makes one BiasedConv2D(image, filters, bias) of a convolution and its bias.
+
+    A Conv2D whose result goes only into a BiasAdd, or into a sum with [C] or the
+    [1, 1, 1, C] that Keras makes of it.
+    """
+    producer = {output: node for node in program.nodes for output in node.outputs}
+    outputs = tf.nest.flatten(program.outputs)
+    uses = collections.Counter(v for node in program.nodes for v in node.inputs)
+    uses.update(outputs)
+
+    def match(node: Node) -> tuple[Node, Value] | None:
+        if node.type not in ("Add", "AddV2", "BiasAdd") or node.operation is None:
+            return None
+        if node.type == "BiasAdd" and (
+            node.operation.get_attr("data_format") != b"NHWC"
+        ):
+            return None
+        for product, bias in (node.inputs, node.inputs[::-1]):
+            convolution = producer.get(product)
+            if convolution is None or convolution.type != "Conv2D":
+                continue
+            *_, channels = product.shape
+            fits = bias.shape in ([channels], [1, 1, 1, channels])
+            if fits and uses[product] == 1 and product.shape == node.outputs[0].shape:
+                return convolution, bias
+        return None
+
+    found = []
+    for node in program.nodes:
+        pair = match(node)
+        if pair is not None:
+            convolution, bias = pair
+            node = Node(
+                "BiasedConv2D",
+                convolution.name,
+                (*convolution.inputs, bias),
+                node.outputs,
+                convolution.operation,
+            )
+        found.append(node)
+    return dataclasses.replace(program, nodes=_needed(found, outputs))
 
 
 def _needed(nodes: Iterable[Node], outputs: Iterable[Value]) -> list[Node]:
