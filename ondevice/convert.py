@@ -8,14 +8,16 @@ manifest is embedded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import flatbuffers
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import manifest as manifests
@@ -45,7 +47,7 @@ def trainable(
 
     Args:
       module: Holds every variable.
-      functions: Key -> concrete function with inputs `in_0`, ... and outputs `out_0`, ...
+      functions: Key -> concrete function; inputs `in_0`, ..., outputs `out_0`, ...
       signatures: The contract that names them.
       ops: `builtin` or `select`.
 
@@ -55,7 +57,7 @@ def trainable(
     Raises:
       ConversionError: If the converter refuses the graph.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, _quietly():
         tf.saved_model.save(
             module,
             directory,
@@ -113,10 +115,10 @@ def inference(
         input_signature=[tf.TensorSpec(image_shape, tf.float32, "in_0")],
         autograph=False,
     ).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [concrete], tf.Module()
-    )
-    model = schema.ModelT.InitFromPackedBuf(_convert(converter, "builtin"), 0)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
+    with _quietly():
+        converted = _convert(converter, "builtin")
+    model = schema.ModelT.InitFromPackedBuf(converted, 0)
     _name_outputs(model, names)
     data = _pack(model)
     return data, _find_constants(tflite_file.parse(data), probes)
@@ -141,10 +143,16 @@ def with_buffers(
     """The variables with the buffers that hold their initial values.
 
     Raises:
-      ConversionError: If the file's variables are not the ones given.
+      ConversionError: If the file's variables are not the ones given, or two of them
+        share a buffer: a patch of one would change the other.
     """
     buffers = patch.variable_buffers(tflite_file.parse(data))
     names = {spec.name for spec in specs}
+    shared = sorted(n for n, b in buffers.items() if list(buffers.values()).count(b) > 1)
+    if shared:
+        raise ConversionError(
+            f"Every variable must have a buffer of its own. Received: {shared} share."
+        )
     if names != buffers.keys():
         raise ConversionError(
             "The file must initialise every variable. "
@@ -152,6 +160,17 @@ def with_buffers(
             f"unknown {sorted(buffers.keys() - names)}."
         )
     return tuple(dataclasses.replace(s, buffer=buffers[s.name]) for s in specs)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps TensorFlow's notes on saving, which ask nothing of anyone, off the log."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _convert(converter: tf.lite.TFLiteConverter, ops: str) -> bytes:

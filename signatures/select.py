@@ -1,9 +1,9 @@
 """--ops=select: TensorFlow's own gradients and checkpoints, through the Flex delegate.
 
-This is the way of TensorFlow's on-device training overview, for comparison with ours and
-for apps that carry the delegate. Source: the overview's notebook,
-tensorflow/lite/g3doc/examples/on_device_training/overview.ipynb; unlike there, variables
-are saved under names that do not collide, and slots and step are saved too.
+This is the way of TensorFlow's on-device training overview, for comparison with ours
+and for apps that carry the delegate. Source: the overview's notebook,
+tensorflow/lite/g3doc/examples/on_device_training/overview.ipynb; unlike there,
+variables are saved under names that do not collide, and slots and step are saved too.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def activations(x):
     x = tf.concat([x, tf.zeros([1, 8])], 0)
     parts = (
         nn.relu(x), nn.relu6(5 * x), nn.leaky_relu(x, 0.3), nn.elu(x), nn.selu(x),
-        nn.sigmoid(x), nn.tanh(x), nn.softplus(x), nn.silu(x), nn.relu6(x + 3) * x,
+        nn.sigmoid(x), nn.tanh(x), nn.softplus(200 * x) / 200, nn.silu(x),
+        nn.relu6(x + 3) * x,
         nn.gelu(x, approximate=True), nn.relu(x) + -x[0] * nn.relu(-x),
     )  # fmt: skip
     return tf.stack(parts)

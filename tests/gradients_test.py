@@ -122,6 +122,27 @@ class PruningTest(absltest.TestCase):
         self.assertEqual(found["Conv2D"], 2)
         self.assertEqual(found["BatchMatMulV2"], 3)  # the gradient of one image
 
+    def test_a_frozen_depthwise_filter_keeps_its_operator_in_either_form(self):
+        def loss(weights, filters, x):
+            strides = [1, 1, 1, 1]
+            y = tf.nn.depthwise_conv2d(x + weights[0], filters, strides, "SAME")
+            return tf.reduce_sum(y**2)
+
+        for form in graph.FORMS:
+            found = count(
+                lambda w, f, x: graph.value_and_gradients(
+                    loss, [w], f, x, depthwise=form
+                ),
+                tf.TensorSpec([3]),
+                tf.TensorSpec([3, 3, 3, 1]),
+                IMAGE,
+            )
+            self.assertEqual(found["DepthwiseConv2dNative"], 2)
+
+    def test_a_loss_that_no_weight_changes_may_be_anything(self):
+        _, (gradient,) = run(lambda w, x: tf.math.erf(x), [2.0], tf.constant(0.5))
+        self.assertEqual(float(gradient), 0.0)
+
     def test_any_operator_may_be_frozen_or_beside_the_loss(self):
         def function(w, x):
             frozen = tf.math.erf(tf.math.lgamma(x))
@@ -168,6 +189,14 @@ class RefusalTest(absltest.TestCase):
 
         with self.assertRaisesRegex(ValueError, "Erf 'block/.*Call/inner_most'"):
             run(function, [1.0])
+
+    def test_weights_must_be_floats(self):
+        with self.assertRaisesRegex(graph.GradientError, "int32 for weight 1"):
+            run(lambda w: w[0], [1.0, 2])
+
+    def test_a_call_outside_of_a_function_is_refused(self):
+        with self.assertRaisesRegex(RuntimeError, "while a tf.function is traced"):
+            graph.value_and_gradients(lambda w: w[0], [tf.constant(1.0)])
 
     def test_loop_is_refused(self):
         def function(w):

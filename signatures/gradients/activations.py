@@ -95,7 +95,10 @@ def _from_output(
 
 
 def softplus(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
-    """Softplus(x) = max(x, 0) + log(1 + exp(-|x|)), which has no builtin operator."""
+    """Softplus(x) = max(x, 0) + log(1 + exp(-|x|)).
+
+    It has no builtin operator, and the converter's log(1 + exp(x)) overflows above 88.
+    """
     (x,) = operation.inputs
     y = tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
     return [y], lambda gradients: (gradients[0] * tf.sigmoid(x),)

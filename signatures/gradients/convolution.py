@@ -9,6 +9,11 @@ Weights are reshaped to [1, in, out]: a product of rank 3 stays a BATCH_MATMUL, 
 delegates take, where one of rank 2 would become a FULLY_CONNECTED with a dynamic
 filter, which they do not. Operands are transposed by an operator of their own:
 tflite-runtime 2.14 takes three times as long for a BATCH_MATMUL that transposes.
+
+A bias is the first row of the matrix, read by a column of ones, so that the sum starts
+from it. XNNPACK starts so where filter and bias are constants, and its rounding is then
+ours. Added at the end it is rounded otherwise: in a picture's black frame by the same
+error in every cell, which the layers above add up.
 """
 
 from __future__ import annotations
@@ -23,10 +28,12 @@ from signatures.gradients import rule, window
 def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     """Conv2D(image [B,H,W,I], filters [h,w,I,O]) -> [B,H',W',O], any stride, padding.
 
+    BiasedConv2D takes a bias of O elements too.
+
     Raises:
       GradientError: If the layout is not NHWC, or the convolution is in groups.
     """
-    image, filters = operation.inputs
+    image, filters, *bias = operation.inputs
     kernel = rule.static_shape(filters)
     if rule.static_shape(image)[3] != kernel[2]:
         raise operation.refuse("filters over all channels", f"filters {kernel}")
@@ -37,7 +44,7 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     folded = _Folded(over, kernel)
     if operation.wanted[1]:
         lines = folded.lines(image)
-        result = folded.convolve(lines, filters)
+        result = folded.convolve(lines, filters, *bias)
     else:
         (result,) = operation.emit()
 
@@ -48,7 +55,8 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
             to_image = folded.image_gradient(gradient, filters)
         if operation.wanted[1]:
             to_filters = folded.filter_gradient(lines, gradient)
-        return to_image, to_filters
+        to_bias = [rule.sum_to(gradient, rule.static_shape(b)) for b in bias]
+        return to_image, to_filters, *to_bias
 
     return [result], backward
 
@@ -143,11 +151,22 @@ class _Folded:
         shape = [batch, rows.blocks, columns.out, depth]
         return {a: tf.reshape(part, shape) for a, part in parts.items()}
 
-    def convolve(self, lines: dict[int, tf.Tensor], filters: tf.Tensor) -> tf.Tensor:
-        """[B, H', W', O] from `lines` and filters [h, w, I, O]."""
+    def convolve(
+        self,
+        lines: dict[int, tf.Tensor],
+        filters: tf.Tensor,
+        bias: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """[B, H', W', O] from `lines`, filters [h, w, I, O] and O biases."""
         total = None
         for i, matrix in enumerate(self._matrices(filters)):
-            total = _plus(total, tf.matmul(self._line(lines, i), matrix))
+            line = self._line(lines, i)
+            if i == 0 and bias is not None:
+                ones = tf.ones([1, rule.static_shape(line)[1], 1], line.dtype)
+                line = tf.concat([ones, line], 2)
+                first = tf.reshape(bias, [1, 1, self.kernel[3]])
+                matrix = tf.concat([first, matrix], 1)
+            total = _plus(total, tf.matmul(line, matrix))
         over = self.over
         return tf.reshape(
             total, [over.batch, over.rows.out, over.columns.out, self.kernel[3]]
@@ -254,6 +273,7 @@ def _plus(total: tf.Tensor | None, term: tf.Tensor) -> tf.Tensor:
 
 
 RULES: dict[str, rule.Rule] = {
+    "BiasedConv2D": conv2d,
     "Conv2D": conv2d,
     "Conv2DBackpropInput": conv2d_transpose,
 }

@@ -43,7 +43,8 @@ def value_and_gradients(
 
     Raises:
       GradientError: If an operator between a weight and the loss has no rule, a shape
-        is unknown, or the loss is not a scalar.
+        is unknown, a weight is no float, or the loss is not a scalar.
+      RuntimeError: If no function is being traced.
     """
     program = trace.trace(function, weights, args)
     loss = tf.nest.flatten(program.outputs)[0]
@@ -64,6 +65,9 @@ def forward(
 ) -> Any:
     """Evaluates a function in the form that suits weights which change.
 
+    A convolution starts from its bias, as delegates start theirs with constant filters:
+    see `convolution`.
+
     Args:
       function: As in `value_and_gradients`; may return any structure of tensors.
       weights: The tensors that change from call to call.
@@ -73,7 +77,7 @@ def forward(
     Returns:
       What the function returned, emitted in the current graph.
     """
-    program = trace.trace(function, weights, args)
+    program = trace.with_biases(trace.trace(function, weights, args))
     return _Emitter(program, None, depthwise).outputs()
 
 
@@ -91,9 +95,9 @@ class _Emitter:
         self._program = program
         self._loss = loss
         self._tensors: dict[trace.Value, tf.Tensor] = dict(program.bound)
-        self._active = set(program.weights)
+        self._active = _active(program)
         self._backward: list[tuple[trace.Node, rule.Operation, rule.Backward]] = []
-        differentiated = _differentiated(program, loss)
+        differentiated = _differentiated(program, self._active, loss)
         for node in program.nodes:
             self._emit(node, node in differentiated)
 
@@ -127,7 +131,6 @@ class _Emitter:
         inputs = tuple(self._tensors[value] for value in node.inputs)
         wanted = tuple(value in self._active for value in node.inputs)
         chosen = rules.RULES.get(node.type)
-        active = any(wanted) and node.type not in rules.CONSTANT
         if not any(wanted) or chosen is None:
             if differentiated:
                 raise _without_rule(node)
@@ -139,27 +142,28 @@ class _Emitter:
             outputs, backward = chosen(operation)
             if differentiated:
                 self._backward.append((node, operation, backward))
-        if active:
-            self._active.update(v for v in node.outputs if v.dtype.is_floating)
         self._tensors.update(zip(node.outputs, outputs, strict=True))
 
 
-def _differentiated(
-    program: trace.Program, loss: trace.Value | None
-) -> set[trace.Node]:
-    """The nodes on a path of floats from a weight to the loss."""
+def _active(program: trace.Program) -> set[trace.Value]:
+    """The values that a path of floats leads to from a weight."""
     active = set(program.weights)
-    forwards = set()
     for node in program.nodes:
         if node.type not in rules.CONSTANT and active.intersection(node.inputs):
-            forwards.add(node)
             active.update(v for v in node.outputs if v.dtype.is_floating)
-    reached = {loss}
+    return active
+
+
+def _differentiated(
+    program: trace.Program, active: set[trace.Value], loss: trace.Value | None
+) -> set[trace.Node]:
+    """The nodes on a path of floats from a weight to the loss."""
+    reached = active.intersection([loss])
     found = set()
     for node in reversed(program.nodes):
-        if node in forwards and reached.intersection(node.outputs):
+        if reached.intersection(node.outputs):
             found.add(node)
-            reached.update(v for v in node.inputs if v in active)
+            reached.update(active.intersection(node.inputs))
     return found
 
 
@@ -194,6 +198,11 @@ def _operation(
 
 
 def _copy(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    if node.type == "BiasedConv2D":
+        assert node.operation is not None
+        image, filters, bias = inputs
+        (result,) = trace.copy(node.operation, [image, filters])
+        return [result + bias]
     if node.operation is not None:
         return trace.copy(node.operation, inputs, node.name)
     if node.type == "Const":

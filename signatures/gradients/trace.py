@@ -7,6 +7,7 @@ is dropped.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -38,11 +39,13 @@ class Node:
     """An operator of the traced function.
 
     Attributes:
-      type: Its type; "Const" where it was folded, "PRelu" for Keras' cluster.
+      type: Its type; "Const" where it was folded, "PRelu" for Keras' cluster,
+        "BiasedConv2D" for a Conv2D with its bias.
       name: Its name, after those of the calls that led to it.
       inputs: What it reads.
       outputs: What it computes.
-      operation: The traced operator; None where the node is folded or recognised.
+      operation: The traced operator, of a BiasedConv2D the Conv2D; None where the node
+        is a folded constant or a recognised PRelu.
     """
 
     type: str
@@ -77,12 +80,24 @@ def trace(
     """Traces `function(weights, *args)`.
 
     Raises:
-      GradientError: If a shape is not fully known.
+      GradientError: If a shape is not fully known, or a weight is no float.
+      RuntimeError: If no function is being traced.
     """
+    if tf.executing_eagerly():
+        raise RuntimeError(
+            "Gradients are emitted while a tf.function is traced. "
+            "Received: a call outside of one."
+        )
     weights = [tf.convert_to_tensor(w) for w in weights]
     args = tf.nest.map_structure(tf.convert_to_tensor, list(args))
     for tensor in (*weights, *tf.nest.flatten(args)):
         _require_static(tensor.shape, "argument", tensor.name)
+    for index, tensor in enumerate(weights):
+        if not tensor.dtype.is_floating:
+            raise rule.GradientError(
+                f"Every weight must be a float. Received: {tensor.dtype.name} for "
+                f"weight {index}."
+            )
     specs = tf.nest.map_structure(
         lambda t: tf.TensorSpec(t.shape, t.dtype), [weights, *args]
     )
@@ -132,6 +147,7 @@ def _flatten(
             continue  # an argument
         inputs = tuple(environment[t.ref()] for t in operation.inputs)
         if operation.type in CALLS:
+            # Private, but the only way from the name of a function to its graph.
             body = graph._get_function(operation.get_attr("f").name).graph
             inner: dict[Any, Value] = {}
             for tensor, value in zip(body.inputs, inputs, strict=True):
@@ -257,6 +273,50 @@ def _recognise_prelu(nodes: list[Node]) -> list[Node]:
             node = Node("PRelu", node.name, pair, node.outputs, None)
         found.append(node)
     return found
+
+
+def with_biases(program: Program) -> Program:
+    """Makes one BiasedConv2D(image, filters, bias) of a convolution and its bias.
+
+    A Conv2D whose result goes only into a BiasAdd, or into a sum with [C] or the
+    [1, 1, 1, C] that Keras makes of it.
+    """
+    producer = {output: node for node in program.nodes for output in node.outputs}
+    outputs = tf.nest.flatten(program.outputs)
+    uses = collections.Counter(v for node in program.nodes for v in node.inputs)
+    uses.update(outputs)
+
+    def match(node: Node) -> tuple[Node, Value] | None:
+        if node.type not in ("Add", "AddV2", "BiasAdd") or node.operation is None:
+            return None
+        if node.type == "BiasAdd" and (
+            node.operation.get_attr("data_format") != b"NHWC"
+        ):
+            return None
+        for product, bias in (node.inputs, node.inputs[::-1]):
+            convolution = producer.get(product)
+            if convolution is None or convolution.type != "Conv2D":
+                continue
+            *_, channels = product.shape
+            fits = bias.shape in ([channels], [1, 1, 1, channels])
+            if fits and uses[product] == 1 and product.shape == node.outputs[0].shape:
+                return convolution, bias
+        return None
+
+    found = []
+    for node in program.nodes:
+        pair = match(node)
+        if pair is not None:
+            convolution, bias = pair
+            node = Node(
+                "BiasedConv2D",
+                convolution.name,
+                (*convolution.inputs, bias),
+                node.outputs,
+                convolution.operation,
+            )
+        found.append(node)
+    return dataclasses.replace(program, nodes=_needed(found, outputs))
 
 
 def _needed(nodes: Iterable[Node], outputs: Iterable[Value]) -> list[Node]:

@@ -1,0 +1,220 @@
+"""The whole chain on a tiny detector, and the faults that a build must catch itself."""
+
+import json
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import absltest
+from tensorflow.lite.python import schema_py_generated as schema
+
+from checkpoints import tflite_file
+from ondevice import build, convert, fresh
+from ondevice.device import runtimes, session
+from ondevice.rebuild import porting, recognition
+from ondevice.verification import prove
+from signatures import optimizers
+from signatures.gradients import activations, depthwise, pooling, rules
+from tests import tiny_detector
+
+
+def _prove(recipe, only, steps=3):
+    """Makes and proves the tiny detector's files."""
+    with tiny_detector.known():
+        data = tiny_detector.vendor_file()
+        file = tflite_file.parse(data)
+        found = recognition.recognise(file)
+        ported = porting.port(file, found)
+        weights = porting.with_classes(ported, recipe.layers)
+        files = fresh.make(recipe, weights)
+        vendor = prove.Vendor(data, found, ported)
+        return prove.prove(vendor, recipe, weights, files, [], steps, only)
+
+
+def _failing(proof):
+    return [(c.name, c.runtime) for c in proof.checks if not c.holds]
+
+
+class ChainTest(absltest.TestCase):
+    @pytest.fixture(autouse=True)
+    def _directory(self, tmp_path):
+        self.directory = tmp_path
+
+    def _config(self, **changes):
+        vendor = self.directory / "vendor.tflite"
+        vendor.write_bytes(tiny_detector.vendor_file())
+        chosen = {
+            "source": str(vendor),
+            "classes": ("fist", "open"),
+            "batch_size": 3,
+            "output_dir": self.directory / "out",
+        }
+        return build.BuildConfig(**{**chosen, **changes})
+
+    def test_a_build_is_proven_in_every_runtime_and_written(self):
+        with tiny_detector.known():
+            result = build.build(self._config())
+        broken = [c for c in result["checks"] if not c["holds"]]
+        self.assertEqual(broken, [])
+        self.assertTrue(result["verified"])
+        ran = {check["runtime"] for check in result["checks"]} - {""}
+        self.assertEqual(ran, set(runtimes.installed()))
+        out = self.directory / "out"
+        self.assertEqual(
+            sorted(path.name for path in out.iterdir()),
+            [
+                "inference.tflite",
+                "manifest.json",
+                "model.tflite",
+                "report.html",
+                "report.json",
+            ],
+        )
+        self.assertTrue(json.loads((out / "report.json").read_text())["verified"])
+        page = (out / "report.html").read_text()
+        self.assertIn("verified: every figure keeps its bound", page)
+        self.assertEqual(page.count("data:image/png"), 2)
+        with session.Session(out / "model.tflite") as trained:
+            self.assertEqual(trained.manifest.classes, ("fist", "open"))
+            self.assertEqual(trained.manifest.optimizer["clip_norm"], 1.0)
+
+    def test_a_build_that_does_not_hold_leaves_its_report_alone(self):
+        out = self.directory / "out"
+        out.mkdir()
+        (out / "model.tflite").write_bytes(b"of an earlier build")
+        pays_ties = mock.patch.dict(rules.RULES, {"MaxPool": _pays_every_tie})
+        one = mock.patch.object(runtimes, "installed", return_value=("tensorflow",))
+        with tiny_detector.known(), pays_ties, one:
+            result = build.build(self._config(optimizer="sgd"))
+        self.assertFalse(result["verified"])
+        self.assertEqual(
+            sorted(path.name for path in out.iterdir()), ["report.html", "report.json"]
+        )
+        self.assertIn("NOT verified", (out / "report.html").read_text())
+
+    def test_a_detector_that_is_not_known_writes_nothing(self):
+        with self.assertRaisesRegex(recognition.UnknownDetectorError, "palm_full"):
+            build.build(self._config())
+        self.assertFalse((self.directory / "out").exists())
+
+    def test_a_wrong_choice_writes_nothing(self):
+        with tiny_detector.known(), self.assertRaisesRegex(ValueError, "blocks:99"):
+            build.build(self._config(trainable="blocks:99"))
+        self.assertFalse((self.directory / "out").exists())
+
+
+def _pays_every_tie(operation):
+    """Max-pool's gradient by a bare comparison: each tied cell is paid in full."""
+    (image,) = operation.inputs
+    (result,) = operation.emit()
+    over = pooling._window(operation, image, result)
+
+    def backward(gradients):
+        phases = pooling.window.split(
+            pooling.window.pad(image, over, value=image.dtype.min), over
+        )
+        paid = {}
+        for tap in over.taps:
+            cell = pooling.window.tap_slice(phases, over, tap)
+            share = gradients[0] * (1.0 - activations.is_positive(result - cell))
+            paid.setdefault(pooling._phase(over, tap), []).append((tap, share))
+        return (pooling._collect(paid, over),)
+
+    return [result], backward
+
+
+class FaultTest(absltest.TestCase):
+    def test_a_reverse_over_two_axes_is_caught_where_it_is_wrong(self):
+        right = depthwise._Kernel.image_gradient
+
+        def reversed_at_once(gradient, flat, over):
+            rows, columns = over.rows, over.columns
+            if rows.stride > 1:
+                return right(gradient, flat, over)
+            kernel = tf.reshape(flat, [rows.kernel, columns.kernel, -1])
+            kernel = tf.reverse(kernel, [0, 1])
+            # Right again once reversed tap by tap, so that the flip cancels out.
+            back = tf.reshape(kernel, [rows.kernel * columns.kernel, -1])
+            order = list(range(rows.kernel * columns.kernel))[::-1]
+            return right(gradient, tf.gather(back, order, axis=0), over)
+
+        with mock.patch.object(
+            depthwise._Kernel, "image_gradient", staticmethod(reversed_at_once)
+        ):
+            proof = _prove(
+                tiny_detector.recipe(), ("ai_edge_litert", "tflite_runtime")
+            )
+        failing = _failing(proof)
+        self.assertEqual({runtime for _, runtime in failing}, {"tflite_runtime"})
+        self.assertTrue(any("one step against" in name for name, _ in failing))
+
+    def test_a_max_pool_that_pays_ties_twice_is_caught(self):
+        with mock.patch.dict(rules.RULES, {"MaxPool": _pays_every_tie}):
+            proof = _prove(tiny_detector.recipe(), ("ai_edge_litert",))
+        names = [name for name, _ in _failing(proof)]
+        self.assertTrue(any("one step against" in name for name in names), names)
+
+    def test_slots_that_share_a_buffer_are_caught(self):
+        recipe = tiny_detector.recipe(
+            trainable="heads", settings=optimizers.Settings("adam", 1.0)
+        )
+        with mock.patch.object(convert, "_unshare_variables"):
+            with self.assertRaisesRegex(convert.ConversionError, "/m'.*share"):
+                _prove(recipe, ("ai_edge_litert",))
+
+    def test_a_variable_left_out_of_the_initialisation_is_caught(self):
+        def forget_one(model):
+            codes = [code.builtinCode for code in model.operatorCodes]
+            assign = schema.BuiltinOperator.ASSIGN_VARIABLE
+            restore = [s.subgraphIndex for s in model.signatureDefs]
+            for index, graph in enumerate(model.subgraphs):
+                if index not in restore:
+                    found = [
+                        o for o in graph.operators if codes[o.opcodeIndex] == assign
+                    ]
+                    graph.operators.remove(found[0])
+
+        recipe = tiny_detector.recipe(trainable="heads")
+        with mock.patch.object(convert, "_unshare_variables", forget_one):
+            with self.assertRaisesRegex(convert.ConversionError, "left out"):
+                _prove(recipe, ("ai_edge_litert",))
+
+    def test_a_signature_that_does_not_initialise_is_caught(self):
+        whole = convert._unshare_variables
+
+        def forget_the_call(model):
+            whole(model)
+            codes = [code.builtinCode for code in model.operatorCodes]
+            call = schema.BuiltinOperator.CALL_ONCE
+            infer = [s for s in model.signatureDefs if s.signatureKey == b"infer"]
+            graph = model.subgraphs[infer[0].subgraphIndex]
+            graph.operators = [o for o in graph.operators if codes[o.opcodeIndex] != call]
+
+        recipe = tiny_detector.recipe(trainable="heads")
+        with mock.patch.object(convert, "_unshare_variables", forget_the_call):
+            proof = _prove(recipe, ("ai_edge_litert",))
+        self.assertNotEqual(_failing(proof), [])
+
+    def test_a_loss_with_a_wrong_gradient_is_caught(self):
+        plain = activations.is_positive
+
+        def leaky(x):
+            return plain(x) * 0.99 + 0.01
+
+        with mock.patch.object(activations, "is_positive", leaky):
+            proof = _prove(tiny_detector.recipe(), ("ai_edge_litert",))
+        names = " ".join(name for name, _ in _failing(proof))
+        self.assertIn("one step against", names)
+        self.assertIn("slope of the loss", names)
+
+
+class RecognitionTest(absltest.TestCase):
+    def test_every_weight_is_ported_to_the_bit(self):
+        with tiny_detector.known():
+            file = tflite_file.parse(tiny_detector.vendor_file())
+            ported = porting.port(file, recognition.recognise(file))
+        expected = tiny_detector.weights()
+        self.assertEqual(ported.keys(), expected.keys())
+        for name, value in expected.items():
+            np.testing.assert_array_equal(ported[name], value, err_msg=name)
