@@ -26,6 +26,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -106,7 +107,10 @@ def execute(
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     try:
-        outcome = main(values(list(argv))[1:])
+        arguments = values(list(argv))[1:]
+        # Otherwise absl says with the first line it logs that nobody parsed its own.
+        flags.FLAGS.mark_as_parsed()
+        outcome = main(arguments)
         if not isinstance(outcome, Outcome):
             outcome = Outcome(outcome)
         line = json.dumps(_plain(outcome.result), allow_nan=False)
@@ -139,6 +143,20 @@ def existing(path: str | None, what: str) -> str:
     return path
 
 
+def required_path(flag: flags.FlagHolder) -> pathlib.Path:
+    """Returns the path that a flag gives, which must exist.
+
+    Raises:
+      UsageError: If it was not given, or does not.
+    """
+    return pathlib.Path(existing(flag.value, f"--{flag.name}"))
+
+
+def optional_path(flag: flags.FlagHolder) -> pathlib.Path | None:
+    """As `required_path`, but None where the flag was not given."""
+    return None if flag.value is None else required_path(flag)
+
+
 def no_arguments(arguments: Sequence[str]) -> None:
     """Refuses arguments that are no flags.
 
@@ -147,6 +165,25 @@ def no_arguments(arguments: Sequence[str]) -> None:
     """
     if arguments:
         raise UsageError(f"There must be flags alone. Received: {list(arguments)}.")
+
+
+def frame_range(text: str) -> tuple[float, float]:
+    """Reads --frame: `0.55`, or a range `0.4:1.0`.
+
+    Raises:
+      UsageError: If it is not 0 < low <= high <= 1.
+    """
+    try:
+        parts = [float(part) for part in text.split(":")]
+        low, high = parts if len(parts) > 1 else parts * 2
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low <= high <= 1:
+        raise UsageError(
+            "--frame must be a share in (0, 1], or a range of them as 0.4:1.0. "
+            f"Received: {text!r}."
+        )
+    return low, high
 
 
 def progress(items: Iterable[Any], description: str, total: int | None = None) -> Any:

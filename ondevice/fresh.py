@@ -63,7 +63,10 @@ class Recipe:
     def loss(self, outputs, **targets):
         """The detector's loss; see `signatures.losses.detection`."""
         return losses.detection(
-            outputs, **targets, input_size=self.spec.input_size, weights=self.losses
+            scores.with_gain(outputs),
+            **targets,
+            input_size=self.spec.input_size,
+            weights=self.losses,
         )
 
 
@@ -181,6 +184,7 @@ def _module(
 
 def _predict(outputs):
     """What `infer` gives: regressors and the classes' logits."""
+    outputs = scores.with_gain(outputs)
     logits = scores.classificators(outputs["scores"], outputs.get("class_logits"))
     return outputs["regressors"], logits
 

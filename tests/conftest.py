@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
+from collections.abc import Callable
 
 import pytest
 from absl import flags
@@ -27,3 +29,35 @@ def shared(*parts: str) -> pathlib.Path:
             pytest.fail(missing)
         pytest.skip(missing)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], pathlib.Path]:
+    """Optimizer -> a trainable file of the tiny detector, classes a and b; made once.
+
+    `inference.tflite` lies beside it.
+    """
+
+    @functools.cache
+    def make(optimizer: str) -> pathlib.Path:
+        # Here: most tests need no tensorflow.
+        from ondevice import fresh
+        from ondevice.rebuild import porting
+        from signatures import optimizers
+        from tests import tiny_detector
+
+        clip_norm = 0.0 if optimizer == "sgd" else 1.0
+        recipe = tiny_detector.recipe(
+            classes=("a", "b"), settings=optimizers.Settings(optimizer, clip_norm)
+        )
+        weights = porting.with_classes(tiny_detector.weights(), recipe.layers)
+        with tiny_detector.known():
+            files = fresh.make(recipe, weights)
+        directory = tmp_path_factory.mktemp(optimizer)
+        (directory / "model.tflite").write_bytes(files.model)
+        (directory / "inference.tflite").write_bytes(files.inference)
+        return directory / "model.tflite"
+
+    return make

@@ -1,7 +1,7 @@
 """Finds out what a folder of data holds, and reads it.
 
 A folder holds, in this order of trial: folders named by class, with pictures in them;
-annotations (annotations.py); or, for a detector of one class, pictures.
+annotations (annotations.py); or, for a detector of one class, pictures, there or in any folders.
 """
 
 import os
@@ -69,9 +69,19 @@ def _find(
     coco = annotations.find_coco(root)
     if coco is not None:
         return annotations.read_coco(coco, classes)
-    pictures = [entry for entry in entries if _is_picture(entry)]
+    pictures = _pictures(root)
     if len(classes) == 1 and pictures:
         return [samples.Sample(picture, 0) for picture in pictures], []
+    if len(classes) == 1:
+        inside = {name: _pictures(folder) for name, folder in folders.items()}
+        found = [samples.Sample(p, 0) for there in inside.values() for p in there]
+        if found:
+            names = _shortened([name for name, there in inside.items() if there], 12)
+            logging.info(
+                "%s: no folder is named %s; the images of all count as it: %s.",
+                root, classes[0], names,
+            )  # fmt: skip
+            return found, []
     return [], [
         f"It must have a folder named by a class, one of {list(classes)}, "
         f"or annotations. Folders there: {sorted(folders)}."
@@ -106,6 +116,10 @@ def _class_folders(
         if not pictures:
             logging.warning("%s: holds no pictures.", folders[name])
     return found, []
+
+
+def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [entry for entry in sorted(folder.iterdir()) if _is_picture(entry)]
 
 
 def _is_picture(path: pathlib.Path) -> bool:

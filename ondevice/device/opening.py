@@ -1,0 +1,151 @@
+"""Opens what can detect: files of ours, with or without a checkpoint, and vendor's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from absl import logging
+
+from checkpoints import manifest as manifests
+from checkpoints import tflite_file
+from ondevice.detection import anchors
+from ondevice.device import detectors, runtimes, session
+from ondevice.rebuild import recognition
+
+# A frozen file of the vendor's has the one class that Google trained.
+VENDOR_CLASSES = ("palm",)
+
+# More threads than these only wait for each other in networks of this size.
+_MOST_THREADS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A detector and what it detects.
+
+    Attributes:
+      detector: Runs as long as it is open.
+      classes: Names by index.
+      trained: Whether its weights may be others than the vendor's: labels drawn by it
+        would flatter it.
+    """
+
+    detector: detectors.Detector
+    classes: tuple[str, ...]
+    trained: bool
+
+
+def thread_count(threads: int | None) -> int:
+    """What --threads stands for: all cores up to a few where it is not given."""
+    if threads is not None:
+        return threads
+    available = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # A container may have fewer than the machine.
+        available = len(os.sched_getaffinity(0))
+    return max(1, min(_MOST_THREADS, available))
+
+
+def of_session(opened: session.Session, digest: str = "") -> detectors.Detector:
+    """The detector that a session runs, with the weights it has at each call.
+
+    Args:
+      opened: Stays the caller's to close.
+      digest: Of the weights, where they stay what they are.
+
+    Raises:
+      SessionError: If its anchors are none.
+    """
+    manifest = opened.manifest
+    try:
+        spec = anchors.AnchorSpec.from_dict(manifest.anchors)
+    except ValueError as error:
+        raise session.SessionError(f"The manifest's anchors: {error}") from error
+    return detectors.Detector(opened.infer, spec, manifest.input_range, digest)
+
+
+@contextlib.contextmanager
+def open_detector(
+    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    runtime: str = runtimes.AUTO,
+    threads: int | None = None,
+) -> Iterator[Opened]:
+    """Opens a file of ours, or a frozen one of the vendor's.
+
+    Args:
+      path: Of a .tflite.
+      checkpoint: Weights to take up; only a trainable file can.
+      runtime: `auto` or a name of `runtimes.NAMES`.
+      threads: As `thread_count` takes them.
+
+    Raises:
+      ValueError: If the file or the checkpoint is damaged, no detector, or the two do
+        not belong together.
+      OSError: If one cannot be read.
+    """
+    file = tflite_file.read(path)
+    threads = thread_count(threads)
+    digest = hashlib.sha256(file.data).hexdigest()
+    manifest = manifests.of_file(file)
+    if checkpoint is not None and (manifest is None or not manifest.variables):
+        raise session.SessionError(
+            "A checkpoint must be given with the trainable file that it is of. "
+            f"Received: {os.fspath(path)}, which has no variables."
+        )
+    if manifest is None:
+        yield Opened(
+            _vendor(file, digest, runtime, threads), VENDOR_CLASSES, trained=False
+        )
+        return
+    with session.Session(path, runtime, threads) as opened:
+        trained = manifest.kind == "inference" or _steps(opened) > 0
+        if checkpoint is not None:
+            _restore(opened, checkpoint)
+            digest, trained = "", True
+        yield Opened(of_session(opened, digest), manifest.classes, trained)
+
+
+def _restore(opened: session.Session, path: str | os.PathLike[str]) -> None:
+    """Takes the weights up; the optimizer does not matter where nothing trains."""
+    header = opened.restore(path)
+    if header is not None:
+        logging.info(
+            "%s: %d steps, %d epochs.", os.fspath(path), header.step, header.epoch
+        )
+
+
+def _steps(opened: session.Session) -> int:
+    """Optimizer steps behind the weights that the file holds."""
+    manifest = opened.manifest
+    steps = [v.name for v in manifest.variables if v.role == manifests.STEP]
+    if manifest.ops == "select" or not steps:
+        return 0
+    return int(opened.state()[steps[0]])
+
+
+def _vendor(
+    file: tflite_file.TfliteFile, digest: str, runtime: str, threads: int
+) -> detectors.Detector:
+    """The detector of a frozen file, recognised by its graph."""
+    spec = recognition.recognise(file).spec
+    interpreter = runtimes.create(file.data, runtime, threads)
+    (entry,) = interpreter.get_input_details()
+    by_width = {
+        int(output["shape"][-1]): output["index"]
+        for output in interpreter.get_output_details()
+    }
+
+    def infer(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        interpreter.set_tensor(entry["index"], image)
+        interpreter.invoke()
+        regressors, logits = by_width[spec.coordinates], by_width[1]
+        return interpreter.get_tensor(regressors), interpreter.get_tensor(logits)
+
+    return detectors.Detector(
+        infer, anchors.PRESETS[spec.name], spec.input_range, digest
+    )

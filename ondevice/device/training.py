@@ -1,0 +1,434 @@
+"""The training loop: steps, validation, checkpoints, metrics.
+
+Everything that a run needs to go on is in its last checkpoint, so that a run that was
+stopped, or killed, and resumed takes the same steps and writes the same weights and
+metrics as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any
+
+from absl import logging
+
+from checkpoints import store
+from ondevice.detection import anchors, targets
+from ondevice.device import (
+    batches,
+    evaluation,
+    image_cache,
+    journal,
+    labelled,
+    opening,
+    samples,
+    schedule,
+    session,
+)
+
+LATEST, BEST = "latest.safetensors", "best.safetensors"
+METRICS, PLOT = "metrics.jsonl", "training.png"
+
+# Steps between two lines of metrics.jsonl.
+LINE_EVERY = 10
+
+# Wraps an iterable, and is told what it goes through and how long it is.
+Progress = Callable[[Iterable, str, int], Any]
+
+
+class TrainingError(ValueError):
+    """Training cannot begin, or cannot go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run is set to.
+
+    Attributes:
+      epochs: In all, those before a resumption included.
+      learning_rate: At the schedule's height.
+      schedule: A name of `schedule.NAMES`.
+      seed: Of order and placing.
+      frame: Range of the share of the frame that a picture takes.
+    """
+
+    epochs: int = 12
+    learning_rate: float = 3e-4
+    schedule: str = schedule.COSINE
+    seed: int = 0
+    frame: tuple[float, float] = (0.4, 1.0)
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.epochs < 1:
+            faults.append("at least one epoch")
+        if not (0 < self.learning_rate < math.inf):
+            faults.append("a positive, finite learning rate")
+        if self.schedule not in schedule.NAMES:
+            faults.append(f"a schedule of {schedule.NAMES}")
+        if self.seed < 0:
+            faults.append("a seed of 0 or more")
+        if not 0 < self.frame[0] <= self.frame[1] <= 1:
+            faults.append("a frame 0 < low <= high <= 1")
+        if faults:
+            raise TrainingError(
+                f"Training must have {', '.join(faults)}. Received: {self}."
+            )
+
+
+@dataclasses.dataclass
+class State:
+    """How far a run is; with the variables, all there is to it.
+
+    Attributes:
+      epoch: Epochs completed.
+      epoch_step: Steps taken in the epoch that is not.
+      steps: Steps taken in all.
+      loss_sum: Of the losses of those of the epoch that is not completed.
+      lines: Of metrics.jsonl.
+      last: The last epoch's line of metrics.jsonl.
+      best: The best epoch's line.
+    """
+
+    epoch: int = 0
+    epoch_step: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    lines: int = 0
+    last: Mapping[str, Any] | None = None
+    best: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumption:
+    """What a checkpoint says of the run that wrote it."""
+
+    settings: Settings
+    state: State
+    data: str
+    runtime: str
+
+
+def resumption(header: store.Header) -> Resumption:
+    """Reads the header of a checkpoint that `Training` wrote.
+
+    Raises:
+      TrainingError: If something else wrote it.
+    """
+    try:
+        run = dict(header.extra["run"])
+        settings = dict(run["settings"])
+        low, high = map(float, settings["frame"])
+        return Resumption(
+            Settings(**{**settings, "frame": (low, high)}),
+            State(**run["state"]),
+            str(run["data"]),
+            str(run["runtime"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            "A run must go on from a checkpoint that ondevice.train wrote. "
+            f"Received: one whose header does not tell how: {error}."
+        ) from error
+
+
+class Training:
+    """One run, from its first step or from where it was stopped."""
+
+    def __init__(
+        self,
+        opened: session.Session,
+        train: samples.Dataset,
+        validation: samples.Dataset,
+        directory: pathlib.Path,
+        settings: Settings,
+        cache: image_cache.ImageCache | None = None,
+        resumed: Resumption | None = None,
+    ) -> None:
+        """Checks that the data can be trained on.
+
+        Args:
+          opened: With the weights to start from.
+          train: Labelled; pictures without labels are left out.
+          validation: A picture without labels counts for its class alone.
+          directory: Of the checkpoints; it exists.
+          settings: Of this run.
+          cache: Decoded pictures.
+          resumed: What the checkpoint that was restored says.
+
+        Raises:
+          DataError: If a data set does not do.
+        """
+        manifest = opened.manifest
+        self._session, self._directory = opened, directory
+        self._settings, self._validation = settings, validation
+        self._cache = cache or image_cache.ImageCache()
+        spec = anchors.AnchorSpec.from_dict(manifest.anchors)
+        matcher = targets.Matcher(spec, len(manifest.classes), manifest.keypoints)
+
+        def batched(
+            dataset: samples.Dataset, augmentation: batches.Augmentation
+        ) -> batches.Batches:
+            return batches.Batches(
+                dataset.labelled().samples,
+                matcher,
+                manifest.input_range,
+                manifest.batch_size,
+                augmentation,
+                settings.seed,
+                self._cache,
+            )
+
+        self._batches = batched(train, batches.Augmentation(settings.frame))
+        # The middle of what is trained on, the same for every picture and epoch.
+        self._share = sum(settings.frame) / 2
+        fixed = batches.Augmentation((self._share, self._share), True, False)
+        self._fixed = None
+        if validation.labelled().samples:
+            self._fixed = batched(validation, fixed)
+        self._detector = opening.of_session(opened)
+        self._data = labelled.digest(train.labelled())
+        self._journal = journal.Journal(directory / METRICS)
+        self.state = State()
+        self._plotted = True
+        if resumed is not None:
+            self._take_up(resumed)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in an epoch."""
+        return self._batches.steps
+
+    def run(self, progress: Progress = lambda items, what, total: items) -> State:
+        """Trains to the last epoch.
+
+        Args:
+          progress: Wraps steps and validation.
+
+        Returns:
+          The state reached.
+
+        Raises:
+          TrainingError: If the loss or the gradient is not finite; nothing is written
+            then, and the last checkpoint stays.
+          KeyboardInterrupt: After Ctrl-C, when the step has ended and all is saved. A
+            second Ctrl-C does not wait.
+          OSError: If something cannot be written.
+        """
+        with _interruptions() as asked:
+            try:
+                while self.state.epoch < self._settings.epochs:
+                    self._steps(asked, progress)
+                    self._end_of_epoch(asked, progress)
+            except _Stopped:
+                self._save(LATEST)
+                logging.info(
+                    "Stopped after step %d, in epoch %d; %s has it all. "
+                    "The same command with --resume goes on.",
+                    self.state.steps, self.state.epoch + 1, self._directory / LATEST,
+                )  # fmt: skip
+                raise KeyboardInterrupt from None
+        return self.state
+
+    def _steps(self, asked: threading.Event, progress: Progress) -> None:
+        """Takes the steps of the epoch that are left."""
+        state, settings = self.state, self._settings
+        left = self.epoch_steps - state.epoch_step
+        given = self._batches.epoch(state.epoch, state.epoch_step)
+        bar = progress(given, f"epoch {state.epoch + 1}/{settings.epochs}", left)
+        with _closing(given):
+            for batch in bar:
+                rate = schedule.rate(
+                    settings.schedule,
+                    settings.learning_rate,
+                    state.epoch * self.epoch_steps + state.epoch_step,
+                    self.epoch_steps,
+                    settings.epochs * self.epoch_steps,
+                )
+                found = self._session.train(**batch, learning_rate=rate)
+                self._refuse_divergence(found, rate)
+                state.steps += 1
+                state.epoch_step += 1
+                state.loss_sum += found.loss
+                if state.steps % LINE_EVERY == 0 or state.steps == 1:
+                    self._add(
+                        {
+                            "kind": journal.STEP,
+                            "step": state.steps,
+                            "epoch": state.epoch,
+                            **dataclasses.asdict(found),
+                            "learning_rate": rate,
+                        }
+                    )
+                if hasattr(bar, "set_postfix"):
+                    bar.set_postfix(loss=f"{state.loss_sum / state.epoch_step:.3f}")
+                if asked.is_set():
+                    raise _Stopped
+
+    def _end_of_epoch(self, asked: threading.Event, progress: Progress) -> None:
+        """Validates and saves."""
+        state, settings = self.state, self._settings
+        validation = self._validate(asked, progress)
+        line: dict[str, Any] = {
+            "kind": journal.EPOCH,
+            "epoch": state.epoch + 1,
+            "step": state.steps,
+            "loss": state.loss_sum / self.epoch_steps,
+            "validation": validation,
+        }
+        line["best"] = state.best is None or _rank(line) > _rank(state.best)
+        state.epoch, state.epoch_step, state.loss_sum = state.epoch + 1, 0, 0.0
+        state.last = line
+        if line["best"]:
+            state.best = line
+        self._add(line)
+        if line["best"]:
+            self._save(BEST)
+        self._save(LATEST)
+        logging.info(
+            "Epoch %d/%d: loss %.4f; validation: class accuracy %.4f, recall %.4f, "
+            "mean IoU %.4f%s.", state.epoch, settings.epochs, line["loss"],
+            validation["class_accuracy"], validation["recall"], validation["mean_iou"],
+            " (best so far)" if line["best"] else "",
+        )  # fmt: skip
+        if self._plotted:
+            self._plotted = journal.draw(
+                self._journal.lines, self._directory / PLOT
+            )
+            if not self._plotted:
+                logging.info(
+                    "%s is not drawn: pip install matplotlib, or the extra `report`.",
+                    PLOT,
+                )
+
+    def _validate(self, asked: threading.Event, progress: Progress) -> dict[str, Any]:
+        """Metrics of the detections, and the loss where there are labels."""
+
+        def watched(items: Iterable) -> Iterator:
+            for item in items:
+                if asked.is_set():
+                    raise _Stopped
+                yield item
+
+        loss = None
+        if self._fixed is not None:
+            weighted = counted = 0.0
+            given = self._fixed.epoch(0)
+            with _closing(given):
+                for batch in watched(given):
+                    count = float(batch["sample_weights"].sum())
+                    weighted += count * self._session.evaluate(**batch).loss
+                    counted += count
+            loss = weighted / counted
+            # Another epoch may still mend it; what is not finite is not JSON either.
+            loss = loss if math.isfinite(loss) else None
+        found = evaluation.evaluate(
+            self._validation,
+            self._detector,
+            self._share,
+            self._cache,
+            lambda items: watched(progress(items, "validation", len(items))),
+        )
+        del found["confusion"]
+        return {"loss": loss, **found}
+
+    def _refuse_divergence(self, found: session.Losses, rate: float) -> None:
+        numbers = dataclasses.asdict(found)
+        if not all(math.isfinite(number) for number in numbers.values()):
+            saved = self._directory / LATEST
+            kept = f"{saved} is as it was" if saved.exists() else "nothing was saved"
+            raise TrainingError(
+                f"The loss must be finite. Received: {numbers} at step "
+                f"{self.state.steps + 1}, at the learning rate {rate:g}; {kept}. "
+                "Try a lower --learning_rate."
+            )
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        self._journal.add(line)
+        self.state.lines = len(self._journal.lines)
+
+    def _save(self, name: str) -> None:
+        run = {
+            "settings": dataclasses.asdict(self._settings),
+            "state": dataclasses.asdict(self.state),
+            "data": self._data,
+            "runtime": self._session.runtime,
+        }
+        self._session.save(
+            self._directory / name,
+            epoch=self.state.epoch,
+            seed=self._settings.seed,
+            extra={"run": run},
+        )
+
+    def _take_up(self, resumed: Resumption) -> None:
+        """Goes on from a checkpoint, and says where that is not the same run."""
+        self.state = dataclasses.replace(resumed.state)
+        changed = [
+            f"--{name}={getattr(self._settings, name)} was {before}"
+            for name, before in vars(resumed.settings).items()
+            if before != getattr(self._settings, name)
+        ]
+        if resumed.runtime != self._session.runtime:
+            changed.append(f"the runtime was {resumed.runtime}")
+        if resumed.data != self._data:
+            changed.append("the images or labels were others")
+            if self.state.epoch_step:
+                changed.append("so the epoch begins anew")
+                self.state.epoch_step, self.state.loss_sum = 0, 0.0
+        if changed:
+            logging.warning(
+                "The run goes on, and not as if never stopped: %s.", "; ".join(changed)
+            )
+        self._journal.rewind(self.state.lines)
+        logging.info(
+            "Going on after %d steps, in epoch %d.",
+            self.state.steps, self.state.epoch + 1,
+        )  # fmt: skip
+
+
+class _Stopped(Exception):
+    """Ctrl-C was pressed, and the variables are those of a whole number of steps."""
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[threading.Event]:
+    """Turns the first Ctrl-C into an event; the second interrupts as ever."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # Signals are the main thread's.
+        return
+
+    def stop(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+        logging.info("Stopping after this step; Ctrl-C again does not wait.")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _closing(given: Iterator) -> Iterator[None]:
+    """Ends the threads behind a generator as soon as it is left."""
+    try:
+        yield
+    finally:
+        if isinstance(given, Generator):
+            given.close()
+
+
+def _rank(line: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Of an epoch: class accuracy, then recall, then a lower loss."""
+    found = line["validation"]
+    loss = line["loss"] if found["loss"] is None else found["loss"]
+    return found["class_accuracy"], found["recall"], -loss

@@ -1,0 +1,286 @@
+"""Trains a .tflite from ondevice.build on pictures of your own, in its interpreter.
+
+Images lie in folders named by class; their boxes are drawn by the detector itself.
+Annotations of yirueilu-b/blaze-palm-tf2 and COCO with keypoints are read too. Without
+--validation the last tenth of the files, in the order of their numbers, is held out.
+
+Examples:
+  python -m ondevice.train --model=out/palm_full/model.tflite --data=photos \\
+      --checkpoint_dir=out/run
+      Writes latest.safetensors and best.safetensors, metrics.jsonl and training.png.
+  python -m ondevice.train --model=out/palm_full/model.tflite --data=photos \\
+      --checkpoint_dir=out/run --resume
+      Goes on after Ctrl-C, or a crash, as if never stopped; add --epochs for more.
+  python -m ondevice.train --model=out/signs/model.tflite --data=photos \\
+      --checkpoint_dir=out/far --epochs=6 --frame=0.3:0.6 --seed=1
+      Hands that are farther away.
+
+The last line of stdout is one JSON object: {"steps", "epochs", "loss",
+"class_accuracy", "best", "seconds"}; `loss` is the last epoch's mean, `class_accuracy`
+its validation's, `best` the epoch that best.safetensors is of, with its validation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import flags, logging
+
+from ondevice import commands
+
+if TYPE_CHECKING:
+    from ondevice.device import samples, session, training
+
+FLAGS = commands.flag_values()
+_MODEL = flags.DEFINE_string(
+    "model", None, "The trainable .tflite.", flag_values=FLAGS
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "Folder of images in folders named by class.", flag_values=FLAGS
+)
+_CHECKPOINT_DIR = flags.DEFINE_string(
+    "checkpoint_dir", None, "Where to write checkpoints and metrics.", flag_values=FLAGS
+)
+_VALIDATION = flags.DEFINE_string(
+    "validation",
+    None,
+    "As --data, to choose the best epoch by. Default: the last tenth of --data.",
+    flag_values=FLAGS,
+)
+_LABELS_FROM = flags.DEFINE_string(
+    "labels_from",
+    None,
+    "The .tflite that draws boxes where images have none. Default: --model, as built.",
+    flag_values=FLAGS,
+)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", None, "Epochs in all. Default: 12.", lower_bound=1, flag_values=FLAGS
+)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate",
+    None,
+    "Learning rate at its height. Default: 3e-4 for adam and adamw, 1e-2 for momentum "
+    "and sgd.",
+    flag_values=FLAGS,
+)
+_SCHEDULE = flags.DEFINE_enum(
+    "schedule",
+    None,
+    ["cosine", "constant"],
+    "cosine: the rate falls to the end of the last epoch; constant. Both rise over the "
+    "first steps. Default: cosine.",
+    flag_values=FLAGS,
+)
+_RESUME = flags.DEFINE_boolean(
+    "resume", False, "Go on from latest.safetensors.", flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer(
+    "seed",
+    None,
+    "Of the order of the images and of their places. Default: 0.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_FRAME = flags.DEFINE_string(
+    "frame",
+    None,
+    "Range of the share of the black frame's side that an image takes, drawn anew for "
+    "each; the middle is validated at. Default: 0.4:1.0.",
+    flag_values=FLAGS,
+)
+_RUNTIME = flags.DEFINE_string(
+    "runtime",
+    "auto",
+    "ai_edge_litert, tflite_runtime or tensorflow; auto takes the first installed.",
+    flag_values=FLAGS,
+)
+_THREADS = flags.DEFINE_integer(
+    "threads", None, "Threads of the runtime. Default: cores, 4 at most.",
+    flag_values=FLAGS,
+)  # fmt: skip
+
+# Learning rates by optimizer.
+_RATES = {"adam": 3e-4, "adamw": 3e-4, "momentum": 1e-2, "sgd": 1e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What to train; see the flags. None stands for the default, or, in a run that is
+    resumed, for what it was."""
+
+    model: pathlib.Path
+    data: pathlib.Path
+    checkpoint_dir: pathlib.Path
+    validation: pathlib.Path | None = None
+    labels_from: pathlib.Path | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    resume: bool = False
+    seed: int | None = None
+    frame: tuple[float, float] | None = None
+    runtime: str = "auto"
+    threads: int | None = None
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Trains.
+
+    Args:
+      config: What, on what.
+
+    Returns:
+      The JSON object of the command.
+
+    Raises:
+      ValueError: If something that was given does not do; nothing is written then.
+      KeyboardInterrupt: After Ctrl-C.
+      OSError: If a file cannot be read or written.
+    """
+    from ondevice.device import image_cache, opening, session, training
+
+    started = time.monotonic()
+    directory = config.checkpoint_dir
+    latest = directory / training.LATEST
+    _refuse(config, latest)
+    threads = opening.thread_count(config.threads)
+    with session.Session(config.model, config.runtime, threads) as opened:
+        if not opened.manifest.variables:
+            raise commands.UserError(
+                f"--model must be a trainable file. Received: {config.model}, an "
+                "inference file."
+            )
+        resumed = _restored(opened, latest) if config.resume else None
+        settings = _settings(config, opened, resumed)
+        cache = image_cache.ImageCache()
+        train_set, validation = _data(config, opened, cache)
+        directory.mkdir(parents=True, exist_ok=True)
+        run = training.Training(
+            opened, train_set, validation, directory, settings, cache, resumed
+        )
+        logging.info(
+            "%d images to train on, %d to validate; %d steps an epoch on %s with %d "
+            "threads.", len(train_set.labelled()), len(validation), run.epoch_steps,
+            opened.runtime, threads,
+        )  # fmt: skip
+        state = run.run(commands.progress)
+    last, best = state.last, state.best
+    assert last is not None and best is not None  # There was an epoch.
+    return {
+        "steps": state.steps,
+        "epochs": state.epoch,
+        "loss": last["loss"],
+        "class_accuracy": last["validation"]["class_accuracy"],
+        "best": {"epoch": best["epoch"], **best["validation"]},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def main(arguments: Sequence[str]) -> commands.Outcome:
+    commands.no_arguments(arguments)
+    return commands.Outcome(
+        train(
+            TrainConfig(
+                model=commands.required_path(_MODEL),
+                data=commands.required_path(_DATA),
+                checkpoint_dir=pathlib.Path(_CHECKPOINT_DIR.value or ""),
+                validation=commands.optional_path(_VALIDATION),
+                labels_from=commands.optional_path(_LABELS_FROM),
+                epochs=_EPOCHS.value,
+                learning_rate=_LEARNING_RATE.value,
+                schedule=_SCHEDULE.value,
+                resume=_RESUME.value,
+                seed=_SEED.value,
+                frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
+                runtime=_RUNTIME.value,
+                threads=_THREADS.value,
+            )
+        )
+    )
+
+
+def _refuse(config: TrainConfig, latest: pathlib.Path) -> None:
+    """Refuses to write over a run, and to resume none."""
+    if config.resume and not latest.exists():
+        raise commands.UserError(
+            f"--resume must find a checkpoint. Received: {latest}, which does not "
+            "exist; without --resume training begins there."
+        )
+    if latest.exists() and not config.resume:
+        raise commands.UserError(
+            "--checkpoint_dir must hold no run yet, or be resumed with --resume. "
+            f"Received: {latest}, which exists; nothing was written."
+        )
+
+
+def _restored(opened: session.Session, latest: pathlib.Path) -> training.Resumption:
+    from ondevice.device import training
+
+    header = opened.restore(latest) if opened.manifest.ops == "builtin" else None
+    if header is None:
+        raise commands.UserError(
+            "--resume must be given a file with builtin operators. Received: one built "
+            "with --ops=select, whose checkpoints do not tell how far a run is."
+        )
+    return training.resumption(header)
+
+
+def _settings(
+    config: TrainConfig,
+    opened: session.Session,
+    resumed: training.Resumption | None,
+) -> training.Settings:
+    """The flags over what a resumed run was set to, over the defaults."""
+    from ondevice.device import training
+
+    name = str(opened.manifest.optimizer.get("name"))
+    rate = _RATES.get(name, training.Settings.learning_rate)
+    settings = training.Settings(learning_rate=rate)
+    if resumed is not None:
+        settings = resumed.settings
+    given = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(settings)
+        if getattr(config, field.name) is not None
+    }
+    return dataclasses.replace(settings, **given)
+
+
+def _data(
+    config: TrainConfig, opened: session.Session, cache: Any
+) -> tuple[samples.Dataset, samples.Dataset]:
+    """The labelled data sets, to train on and to validate."""
+    from ondevice.device import labelled, opening, samples
+
+    labeller = functools.partial(
+        opening.open_detector,
+        config.labels_from or config.model,
+        None,
+        config.runtime,
+        config.threads,
+    )
+
+    def load(path: pathlib.Path) -> samples.Dataset:
+        return labelled.load(
+            path,
+            opened.manifest.classes,
+            labeller,
+            cache,
+            config.checkpoint_dir,
+            commands.progress,
+            chosen=config.labels_from is not None,
+        )
+
+    if config.validation is not None:
+        return load(config.data), load(config.validation)
+    return samples.split(load(config.data))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required([_MODEL, _DATA, _CHECKPOINT_DIR], flag_values=FLAGS)
+    commands.run(main, __doc__, FLAGS)
