@@ -32,8 +32,8 @@ def of_trainable(
       WeightsError: Naming every variable whose buffer does not hold its shape.
     """
     faults = [
-        f"{v.name!r}, {v.dtype} {v.shape} in buffer {v.buffer} of {_size(file, v.buffer)} "
-        "bytes"
+        f"{v.name!r}, {v.dtype} {v.shape} in buffer {v.buffer} of "
+        f"{_size(file, v.buffer)} bytes"
         for v in manifest.variables
         if _size(file, v.buffer) != math.prod(v.shape) * np.dtype(v.dtype).itemsize
     ]

@@ -20,6 +20,7 @@ report.html. Where a proof does not hold the exit status is 1, and only the repo
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import pathlib
 import time
 from collections.abc import Sequence
@@ -80,6 +81,9 @@ _PHOTOGRAPHS = flags.DEFINE_string(
     "photographs", None, "A folder of images to prove parity on, beside noise."
 )
 
+# The first release whose wheel has no Flex delegate.
+_WITHOUT_FLEX = (2, 20)
+
 _MODEL, _INFERENCE, _MANIFEST = "model.tflite", "inference.tflite", "manifest.json"
 
 
@@ -129,6 +133,8 @@ def build(config: BuildConfig) -> dict[str, Any]:
         contradicts another; nothing is written then.
     """
     started = time.monotonic()
+    if config.ops == "select":
+        _require_flex()
     # TensorFlow takes seconds to import: only once the flags have proven good.
     from checkpoints import tflite_file
     from ondevice import sources
@@ -196,6 +202,17 @@ def build(config: BuildConfig) -> dict[str, Any]:
     }
     _write(directory, files, described, proof)
     return result
+
+
+def _require_flex() -> None:
+    """Refuses a TensorFlow whose interpreter could not run what --ops=select makes."""
+    version = importlib.metadata.version("tensorflow")
+    if tuple(int(part) for part in version.split(".")[:2]) >= _WITHOUT_FLEX:
+        raise commands.UserError(
+            "--ops=select must be used with tensorflow before "
+            f"{'.'.join(map(str, _WITHOUT_FLEX))}, which alone carries "
+            f"Flex. Received: tensorflow {version}; install 'tensorflow<2.20'."
+        )
 
 
 def _write(directory, files, described, proof) -> None:

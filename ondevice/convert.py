@@ -50,7 +50,7 @@ def trainable(
 
     Args:
       module: Holds every variable.
-      functions: Key -> concrete function with inputs `in_0`, ... and outputs `out_0`, ...
+      functions: Key -> concrete function with inputs `in_0` ... and outputs `out_0` ...
       signatures: The contract that names them.
       ops: `builtin` or `select`.
 

@@ -1,24 +1,23 @@
 """Writes what was learnt back into a new .tflite, trainable or inference-only.
 
-    python -m ondevice.export --model=out/palm_full/model.tflite \\
-        --checkpoint=run/best.safetensors --output=out/trained.tflite
-    python -m ondevice.export --model=out/palm_full/model.tflite \\
-        --checkpoint=run/best.safetensors --kind=inference --output=out/app.tflite
-    python -m ondevice.export --model=out/palm_full/model.tflite \\
-        --checkpoint=run/best.safetensors --kind=inference --method=reconvert \\
-        --dtype=int8 --output=out/small.tflite
+    M=out/palm_full/model.tflite C=run/best.safetensors
+    python -m ondevice.export --model=$M --checkpoint=$C --output=out/trained.tflite
+    python -m ondevice.export --model=$M --checkpoint=$C --output=out/app.tflite \\
+        --kind=inference
+    python -m ondevice.export --model=$M --checkpoint=$C --output=out/small.tflite \\
+        --kind=inference --method=reconvert --dtype=int8
 
 --method=patch overwrites the weights' bytes and needs no tensorflow; for an inference
 file it fills inference.tflite, which ondevice.build wrote beside the model.
 --method=reconvert goes through Keras and the converter, and needs tensorflow. Without
---checkpoint the weights are the model's own. The last line of stdout is one JSON object:
+--checkpoint the weights are the model's own. The last line of stdout is a JSON object:
 {"output", "kind", "method", "dtype", "bytes", "seconds", "max_difference"}.
 
 Before anything is written the new file is run, and its outputs compared with those of
 the model that holds the checkpoint, on noise and on noise in a black frame.
 `max_difference` is the largest difference over the largest output; a patched trainable
-file must give 0, another one at most 5e-6 on noise and 1e-5 in the frame; for float16 and
-int8 it is only told.
+file must give 0, another one at most 5e-6 on noise and 1e-5 in the frame; for float16
+and int8 it is only told.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from checkpoints import tflite_file
     from ondevice.device import session
 
+    Template = Callable[[], tuple[tflite_file.TfliteFile, manifests.Manifest]]
+
 FLAGS = commands.flag_values()
 _MODEL = flags.DEFINE_string(
     "model", None, "The trainable .tflite.", flag_values=FLAGS
@@ -51,7 +52,7 @@ _MODEL = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "What the model learnt, as ondevice.train wrote it. Default: the model's own weights.",
+    "What the model learnt, as ondevice.train wrote it. Default: the model's own.",
     flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write.", flag_values=FLAGS)
@@ -74,7 +75,7 @@ _DTYPE = flags.DEFINE_enum(
     "dtype",
     "float32",
     ["float32", "float16", "int8"],
-    "Of the weights in a reconverted inference file; int8 is dynamic range quantisation.",
+    "Of a reconverted inference file's weights; int8 is dynamic range quantisation.",
     flag_values=FLAGS,
 )
 _TEMPLATE = flags.DEFINE_string(
@@ -84,8 +85,8 @@ _TEMPLATE = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 
-# The largest difference on noise and in a black frame. A patched trainable file computes
-# what the model does. Another graph rounds otherwise: on noise errors average out, in a
+# The largest difference on noise and in a black frame. A patched trainable file
+# computes what the model does. Another graph rounds otherwise: on noise errors average out, in a
 # black frame every cell makes the same one, and they add up. Measured on palm_full
 # against float64, black picture: vendor's file 4.6e-6, trainable file 4.3e-6, with
 # opposite signs; so two files that are both right may be 1e-5 apart there.
@@ -101,8 +102,8 @@ class ExportError(ValueError):
 class ExportConfig:
     """What to export; see the flags for the meaning of each."""
 
-    model: str
-    output: str
+    model: str | None
+    output: str | None
     checkpoint: str | None = None
     kind: str = "trainable"
     method: str = "patch"
@@ -119,29 +120,29 @@ class ExportConfig:
                 f"--method=reconvert. Received: --kind={self.kind} "
                 f"--method={self.method}."
             )
-        for name in ("model", "checkpoint", "template"):
-            path = getattr(self, name)
-            if path is not None or name == "model":
-                commands.existing(path, f"--{name}")
-                if self.output and os.path.realpath(path) == os.path.realpath(
-                    self.output
-                ):
-                    raise commands.UsageError(
-                        f"--output must be another file than --{name}. "
-                        f"Received: {self.output!r} for both."
-                    )
-        folder = os.path.dirname(os.path.abspath(self.output or ""))
-        if not self.output or os.path.isdir(self.output) or not os.path.isdir(folder):
+        output = os.path.realpath(self.output or "")
+        folder = os.path.dirname(output)
+        if not self.output or os.path.isdir(output) or not os.path.isdir(folder):
             raise commands.UsageError(
                 "--output must name a file in a directory that exists. Received: "
                 f"{self.output!r}."
             )
+        for name in ("model", "checkpoint", "template"):
+            path = getattr(self, name)
+            if path is None and name != "model":
+                continue
+            if os.path.realpath(commands.existing(path, f"--{name}")) == output:
+                raise commands.UsageError(
+                    f"--output must be another file than --{name}. "
+                    f"Received: {self.output!r} for both."
+                )
 
     @property
     def template_path(self) -> pathlib.Path:
         """Of the inference file to fill."""
-        beside = pathlib.Path(self.model).parent / _TEMPLATE_NAME
-        return pathlib.Path(self.template) if self.template else beside
+        if self.template:
+            return pathlib.Path(self.template)
+        return pathlib.Path(self.model or "").parent / _TEMPLATE_NAME
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -170,10 +171,11 @@ def export(config: ExportConfig) -> dict[str, Any]:
     from checkpoints import atomic, tflite_file
 
     started = time.monotonic()
+    model, output = str(config.model), str(config.output)
     if config.method == "reconvert":
         _require_tensorflow("--method=reconvert")
-    file = tflite_file.read(config.model)
-    manifest = _manifest(file, config.model, "trainable")
+    file = tflite_file.read(model)
+    manifest = _manifest(file, model, "trainable")
     state = _state(config, file, manifest)
     template = functools.partial(_template, config, manifest)
     if config.method == "reconvert":
@@ -186,10 +188,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
     else:
         data = patched(file, manifest, state, template, config.kind)
     difference = _compare(config, file, manifest, state, data)
-    atomic.write(config.output, [data])
-    logging.info("%s: %d bytes, %s.", config.output, len(data), config.kind)
+    atomic.write(output, [data])
+    logging.info("%s: %d bytes, %s.", output, len(data), config.kind)
     return {
-        "output": config.output,
+        "output": output,
         "kind": config.kind,
         "method": config.method,
         "dtype": config.dtype,
@@ -203,7 +205,7 @@ def patched(
     file: tflite_file.TfliteFile,
     manifest: manifests.Manifest,
     state: Mapping[str, np.ndarray],
-    template: Any,
+    template: Template,
     kind: str,
 ) -> bytes:
     """Overwrites the weights in the model, or in the template.
@@ -227,7 +229,8 @@ def patched(
     if kind == "trainable":
         return patch.patch_trainable(file, manifest, state)
     names = [v.name for v in manifest.variables if v.role == manifests.WEIGHT]
-    return patch.patch_inference(*template(), {name: state[name] for name in names})
+    frozen, described = template()
+    return patch.patch_inference(frozen, described, {n: state[n] for n in names})
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
@@ -302,7 +305,7 @@ def _template(
     path = config.template_path
     if not path.is_file():
         raise commands.UsageError(
-            f"{_TEMPLATE_NAME}, which ondevice.build writes, must lie beside the model, "
+            f"{_TEMPLATE_NAME}, which ondevice.build writes, must lie beside the model "
             f"or be given by --template=FILE. Received: no file {str(path)!r}."
         )
     file = tflite_file.read(path)
@@ -333,16 +336,13 @@ def _compare(
       The largest difference of an output over that output's largest number.
 
     Raises:
-      ExportError: If it is above the bound, or a variable is not the state's to the bit.
+      ExportError: If it is above the bound, or a variable is not the state's, bit for
+        bit.
     """
-    from ondevice.device import runtimes, session
+    from ondevice.device import session
 
-    select = manifest.ops == "select"
-    runtime = "tensorflow" if select else runtimes.AUTO
-    with (
-        session.Session(file.data, runtime) as model,
-        session.Session(data, runtime) as exported,
-    ):
+    select = manifest.ops == "select"  # Such a file tells no variable, only saves.
+    with session.Session(file.data) as model, session.Session(data) as exported:
         if select and config.checkpoint is not None:
             model.restore(config.checkpoint)
         elif not select:
