@@ -86,10 +86,10 @@ _TEMPLATE = flags.DEFINE_string(
 )
 
 # The largest difference on noise and in a black frame. A patched trainable file
-# computes what the model does. Another graph rounds otherwise: on noise errors average out, in a
-# black frame every cell makes the same one, and they add up. Measured on palm_full
-# against float64, black picture: vendor's file 4.6e-6, trainable file 4.3e-6, with
-# opposite signs; so two files that are both right may be 1e-5 apart there.
+# computes what the model does. Another graph rounds otherwise: on noise errors average
+# out, in a black frame every cell makes the same one, and they add up. Measured on
+# palm_full against float64, black picture: vendor's file 4.6e-6, trainable file 4.3e-6,
+# with opposite signs; so two files that are both right may be 1e-5 apart there.
 _SAME, _PARITY = (0.0, 0.0), (5e-6, 1e-5)
 _TEMPLATE_NAME = "inference.tflite"
 
