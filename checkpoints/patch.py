@@ -132,13 +132,16 @@ def patch_inference(
       TfliteError: If the bytes are no .tflite.
     """
     known = {constant.variable: constant for constant in manifest.constants}
-    faults = [f"{name!r}, no weight of the file" for name in sorted(set(tensors) - set(known))]
+    strangers = sorted(set(tensors) - set(known))
+    faults = [f"{name!r}, no weight of the file" for name in strangers]
     values = []
     for name in sorted(set(tensors) & set(known)):
         array, constant = np.asarray(tensors[name]), known[name]
         axes = constant.permutation
         if array.ndim != len(axes) or array.size != math.prod(constant.shape):
-            faults.append(f"{name!r} of shape {array.shape} for {constant.shape} by {axes}")
+            faults.append(
+                f"{name!r} of shape {array.shape} for {constant.shape} by {axes}"
+            )
         else:
             turned = array.transpose(axes).reshape(constant.shape)
             values.append((constant.buffer, turned))

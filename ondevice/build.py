@@ -13,14 +13,17 @@ Examples:
   python -m ondevice.build --source=my_palm.tflite --trainable=heads --optimizer=sgd
       Any file whose graph is a known detector's; only the heads train.
 
-Writes model.tflite (trainable), inference.tflite (frozen), manifest.json, report.json and
-report.html. Where a proof does not hold the exit status is 1, and only the report is left.
+Writes model.tflite (trainable), inference.tflite (frozen), manifest.json, report.json
+and report.html. Where a proof does not hold the exit status is 1, and only the report
+is left.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
+import os
 import pathlib
 import time
 from collections.abc import Sequence
@@ -30,55 +33,93 @@ from absl import flags, logging
 
 from ondevice import commands
 
+FLAGS = commands.flag_values()
+
 _SOURCE = flags.DEFINE_string(
-    "source", "palm_full", "palm_full, palm_lite, or the path of a frozen .tflite."
+    "source",
+    "palm_full",
+    "palm_full, palm_lite, or the path of a frozen .tflite.",
+    flag_values=FLAGS,
 )
 _CLASSES = flags.DEFINE_string(
-    "classes", "palm", "Names of the classes, separated by commas."
+    "classes",
+    "palm",
+    "Names of the classes, separated by commas.",
+    flag_values=FLAGS,
 )
 _TRAINABLE = flags.DEFINE_string(
     "trainable",
     "all",
     "What trains: all; heads, class and box heads; classifier, class heads; blocks:N, "
     "the last N residual blocks and the heads; bias, every bias and PReLU slope.",
+    flag_values=FLAGS,
 )
 _OPTIMIZER = flags.DEFINE_enum(
-    "optimizer", "adam", ["adam", "adamw", "momentum", "sgd"], "The optimizer."
+    "optimizer",
+    "adam",
+    ["adam", "adamw", "momentum", "sgd"],
+    "The optimizer.",
+    flag_values=FLAGS,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 8, "Images in a training step; fixed in the file.", lower_bound=1
+    "batch_size",
+    8,
+    "Images in a training step; fixed in the file.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 _CLIP_NORM = flags.DEFINE_float(
     "clip_norm",
     None,
     "Largest global norm of the gradients, 0 for none. Default: 1, with sgd none.",
     lower_bound=0.0,
+    flag_values=FLAGS,
 )
 _SCORE_WEIGHT = flags.DEFINE_float(
-    "score_weight", 1.0, "Weight of the palm's focal loss.", lower_bound=0.0
+    "score_weight",
+    1.0,
+    "Weight of the palm's focal loss.",
+    lower_bound=0.0,
+    flag_values=FLAGS,
 )
 _CLASS_WEIGHT = flags.DEFINE_float(
-    "class_weight", 1.0, "Weight of the classes' cross-entropy.", lower_bound=0.0
+    "class_weight",
+    1.0,
+    "Weight of the classes' cross-entropy.",
+    lower_bound=0.0,
+    flag_values=FLAGS,
 )
 _BOX_WEIGHT = flags.DEFINE_float(
     "box_weight", 1.0, "Weight of the boxes' smooth L1; 0 to learn classes alone.",
     lower_bound=0.0,
+    flag_values=FLAGS,
 )  # fmt: skip
 _KEYPOINT_WEIGHT = flags.DEFINE_float(
-    "keypoint_weight", 1.0, "Weight of the keypoints' smooth L1.", lower_bound=0.0
+    "keypoint_weight",
+    1.0,
+    "Weight of the keypoints' smooth L1.",
+    lower_bound=0.0,
+    flag_values=FLAGS,
 )
 _OPS = flags.DEFINE_enum(
     "ops",
     "builtin",
     ["builtin", "select"],
-    "builtin: builtin operators only. select: the official recipe, which needs the Flex "
-    "delegate and tensorflow < 2.20.",
+    "builtin: builtin operators only. select: the official recipe, which needs the "
+    "Flex delegate and tensorflow < 2.20.",
+    flag_values=FLAGS,
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Where to write. Default: out/NAME of the source."
+    "output_dir",
+    None,
+    "Where to write. Default: out/NAME of the source.",
+    flag_values=FLAGS,
 )
 _PHOTOGRAPHS = flags.DEFINE_string(
-    "photographs", None, "A folder of images to prove parity on, beside noise."
+    "photographs",
+    None,
+    "A folder of images to prove parity on, beside noise.",
+    flag_values=FLAGS,
 )
 
 # The first release whose wheel has no Flex delegate.
@@ -112,10 +153,16 @@ class BuildConfig:
         names = [name.strip() for name in self.classes]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not all(names) or not names or twice:
-            raise commands.UserError(
+            raise commands.UsageError(
                 "--classes must name at least one class, each once and none empty. "
                 f"Received: {','.join(self.classes)!r}"
                 + (f", where {', '.join(twice)} stands twice." if twice else ".")
+            )
+        numbers = (*self.loss_weights, self.clip_norm or 0.0)
+        if not all(math.isfinite(n) for n in numbers) or not any(self.loss_weights):
+            raise commands.UsageError(
+                "The weights of the loss and --clip_norm must be finite, and one "
+                f"weight positive. Received: {numbers}."
             )
 
 
@@ -135,14 +182,16 @@ def build(config: BuildConfig) -> dict[str, Any]:
     started = time.monotonic()
     if config.ops == "select":
         _require_flex()
-    # TensorFlow takes seconds to import: only once the flags have proven good.
+    # TensorFlow takes seconds to import: only once the flags have proven good. Its own
+    # start-up notes say nothing about the build.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from checkpoints import tflite_file
     from ondevice import sources
 
     source = sources.locate(config.source)
     file = tflite_file.parse(source.data)
     if config.photographs is not None and not config.photographs.is_dir():
-        raise commands.UserError(
+        raise commands.UsageError(
             f"--photographs must be a folder. Received: {config.photographs}."
         )
 
@@ -165,10 +214,11 @@ def build(config: BuildConfig) -> dict[str, Any]:
         ops=config.ops,
         source={"name": source.name, "sha256": source.sha256},
     )
+    shapes = topology.variables(recipe.layers)
+    trained = recipe.trained  # a wrong --trainable shows here, before the work
     photographs = inputs.photographs(config.photographs)
     ported = porting.port(file, found)
     weights = porting.with_classes(ported, recipe.layers)
-    shapes = topology.variables(recipe.layers)
     logging.info(
         "%s is %s: %d weights ported. Converting.", source.name, found.spec.name,
         len(ported),
@@ -185,7 +235,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         "source": source.name,
         "verified": proof.holds,
         "variables": len(files.manifest.variables),
-        "parameters": sum(_size(shapes[name]) for name in recipe.trained),
+        "parameters": sum(math.prod(shapes[name]) for name in trained),
         "checks": [check.as_json() for check in proof.checks],
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -241,8 +291,32 @@ def _write(directory, files, described, proof) -> None:
         atomic.write(directory / name, [page.encode()])
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
+def main(arguments: Sequence[str]) -> commands.Outcome:
+    commands.no_arguments(arguments)
+    config = BuildConfig(
+        source=_SOURCE.value,
+        classes=tuple(name.strip() for name in _CLASSES.value.split(",")),
+        trainable=_TRAINABLE.value,
+        optimizer=_OPTIMIZER.value,
+        batch_size=_BATCH_SIZE.value,
+        clip_norm=_CLIP_NORM.value,
+        loss_weights=(
+            _SCORE_WEIGHT.value,
+            _CLASS_WEIGHT.value,
+            _BOX_WEIGHT.value,
+            _KEYPOINT_WEIGHT.value,
+        ),
+        ops=_OPS.value,
+        output_dir=_path(_OUTPUT_DIR.value),
+        photographs=_path(_PHOTOGRAPHS.value),
+    )
+    result = build(config)
+    return commands.Outcome(result, result["verified"])
+
+
+def _path(value: str | None) -> pathlib.Path | None:
+    return pathlib.Path(value) if value else None
+
+
+if __name__ == "__main__":
+    commands.run(main, __doc__, FLAGS)

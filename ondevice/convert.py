@@ -8,14 +8,16 @@ manifest is embedded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import flatbuffers
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import manifest as manifests
@@ -50,7 +52,7 @@ def trainable(
 
     Args:
       module: Holds every variable.
-      functions: Key -> concrete function with inputs `in_0` ... and outputs `out_0` ...
+      functions: Key -> concrete function; inputs `in_0`, ..., outputs `out_0`, ...
       signatures: The contract that names them.
       ops: `builtin` or `select`.
 
@@ -60,7 +62,7 @@ def trainable(
     Raises:
       ConversionError: If the converter refuses the graph.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, _quietly():
         tf.saved_model.save(
             module,
             directory,
@@ -123,13 +125,13 @@ def inference(
         input_signature=[tf.TensorSpec(image_shape, tf.float32, "in_0")],
         autograph=False,
     ).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [concrete], tf.Module()
-    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
     if dtype in _QUANTISED:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = list(_QUANTISED[dtype])
-    model = schema.ModelT.InitFromPackedBuf(_convert(converter, "builtin"), 0)
+    with _quietly():
+        converted = _convert(converter, "builtin")
+    model = schema.ModelT.InitFromPackedBuf(converted, 0)
     _name_outputs(model, names)
     data = _pack(model)
     if dtype in _QUANTISED:
@@ -167,6 +169,17 @@ def with_buffers(
             f"unknown {sorted(buffers.keys() - names)}."
         )
     return tuple(dataclasses.replace(s, buffer=buffers[s.name]) for s in specs)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps TensorFlow's notes on saving, which ask nothing of anyone, off the log."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _convert(converter: tf.lite.TFLiteConverter, ops: str) -> bytes:

@@ -18,8 +18,8 @@ from checkpoints import patch, tflite_file
 from ondevice import convert
 from ondevice.detection import anchors
 from ondevice.rebuild import network, specs, topology
-from signatures import contract, losses, optimizers, scores
-from signatures import select, stateless, trainable
+from signatures import contract, losses, optimizers, scores, select, stateless
+from signatures import trainable
 
 # Choices of what to train that leave the trunk frozen.
 _FROZEN_TRUNK = ("heads", "classifier")

@@ -26,7 +26,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #d8dee6;
          vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number { text-align: right; white-space: nowrap;
+            font-variant-numeric: tabular-nums; }
 .holds { color: #14713a; } .fails { color: #b3261e; font-weight: 600; }
 .verdict { font-size: 1.25rem; } img { max-width: 100%; } .note { color: #5b6675; }
 """
@@ -94,7 +95,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         figure = "none" if row["figure"] is None else f"{row['figure']:.3g}"
         verdict = "holds" if row["holds"] else "fails"
-        note = f"<div class=note>{html.escape(row['note'])}</div>" if row["note"] else ""
+        note = html.escape(row["note"])
+        note = f"<div class=note>{note}</div>" if note else ""
         lines.append(
             f"<tr><td>{html.escape(row['name'])}{note}<td>{html.escape(row['runtime'])}"
             f"<td class=number>{figure}<td class=number>{row['bound']:.3g}"
@@ -123,13 +125,13 @@ def _plots(
     axes.legend()
     layers = Figure(figsize=(9, 3.6), layout="constrained")
     axes = layers.subplots()
-    for name, values in errors.items():
-        axes.semilogy([max(v, 1e-6) for v in values.values()], ".", label=name)
+    for name, found in errors.items():
+        axes.semilogy([max(v, 1e-6) for v in found.values()], ".", label=name)
     axes.axhline(1.0, color="#b3261e", linewidth=1)
     axes.set(
         xlabel="variables: weights from the input to the heads, then slots",
         ylabel="error / bound",
-        title="Every variable against tf.GradientTape after the last step",
+        title="Every variable against tf.GradientTape after one step",
     )
     axes.legend()
     return [_image(curves, "loss curves"), _image(layers, "error of every variable")]

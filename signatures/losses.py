@@ -146,7 +146,7 @@ def detection(
     def over_images(per_anchor: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(image_weights * tf.reduce_sum(per_anchor, 1) / count)
 
-    class_loss = tf.zeros([])
+    class_loss = tf.zeros([], outputs["scores"].dtype)
     if weights.score:
         logits = tf.squeeze(outputs["scores"], -1)
         focal = sigmoid_focal(logits, positive)
@@ -154,7 +154,7 @@ def detection(
     if weights.classes and "class_logits" in outputs:
         entropy = softmax_cross_entropy(outputs["class_logits"], class_targets)
         class_loss += weights.classes * over_images(anchor_weights * entropy)
-    box_loss = tf.zeros([])
+    box_loss = tf.zeros([], outputs["regressors"].dtype)
     if weights.box or weights.keypoints:
         error = (outputs["regressors"] - box_targets) / (BOX_UNIT * input_size)
         distance = smooth_l1(error)

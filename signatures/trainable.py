@@ -1,17 +1,18 @@
 """The `tf.Module` behind a trainable file: train, infer, save, restore, evaluate.
 
-The module owns one variable for each trained weight; every other weight is a constant of
-the graph, so that the converter and XNNPACK see plain convolutions there. Where the trunk
-is frozen the network comes in two parts, and two more signatures stand for them.
+The module owns one variable for each trained weight; every other weight is a constant
+of the graph, so that the converter and XNNPACK see plain convolutions there. Where the
+trunk is frozen the network comes in two parts, and two more signatures stand for them.
 
-Inputs and outputs of a signature are passed by their place in the contract and carry the
-names `in_0`, ... and `out_0`, ... until conversion puts the contract's names into the
-file: TensorFlow allows no slash in a signature's names.
+Inputs and outputs of a signature are passed by their place in the contract and carry
+the names `in_0`, ... and `out_0`, ... until conversion puts the contract's names into
+the file: TensorFlow allows no slash in a signature's names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -193,8 +194,8 @@ class Trainable(tf.Module):
         return {**dict(zip(contract.LOSSES, losses)), "gradient_norm": norm}
 
     # How a function of the weights is emitted; --ops=select leaves it to TensorFlow.
-    _forward = staticmethod(graph.forward)
-    _differentiate = staticmethod(graph.value_and_gradients)
+    _forward: Any = staticmethod(graph.forward)
+    _differentiate: Any = staticmethod(graph.value_and_gradients)
 
 
 def _targets(tensors):

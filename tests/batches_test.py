@@ -109,6 +109,9 @@ class TestPlacing:
         assert flipped == pytest.approx(0.5, abs=0.07)
         tops = np.array([a.shift_y / (1 - a.scale_y) for a in found])
         assert 0 <= tops.min() < 0.05 and 0.95 < tops.max() <= 1
+        lefts = [min(a.shift_x, a.shift_x + a.scale_x) for a in found] / (1 - shares)
+        assert 0 <= lefts.min() < 0.05 and 0.95 < lefts.max() <= 1
+        assert abs(np.corrcoef(lefts, tops)[0, 1]) < 0.2
 
     def test_fixed_and_centred(self, labelled):
         augmentation = batches.Augmentation((0.5, 0.5), centred=True, flip=False)

@@ -77,6 +77,27 @@ class TestLabelImages:
         (label,) = found.samples[0].labels
         assert label.box == pytest.approx((0.1, 0.2, 0.3, 0.6), abs=1.5 / 192)
 
+    def test_anchors_of_different_classes_make_one_hand(self, dataset):
+        """A head that is unsure of the class still sees one palm."""
+
+        def infer(image):
+            logits = np.full((1, 2016, 2), -9, np.float32)
+            boxes = np.tile([[0.3, 0.3, 0.6, 0.6]], (2016, 1))
+            boxes[1, 2:] = 0.7
+            # Anchor 0 holds class 0, anchor 1 class 1, and nothing else fires.
+            logits[0, [0, 1], [0, 1]] = 2
+            points = np.zeros((2016, 7, 2))
+            centres = fake_detector.CENTRES
+            return decoding.encode(boxes, points, centres, 192)[np.newaxis], logits
+
+        part = samples.Dataset(("a", "b", "c"), dataset.samples[1:2])
+        detector = fake_detector.detector(infer)
+        found, _ = labelling.label_images(part, detector, frames=(1.0,))
+        (label,) = found.samples[0].labels
+        # Float32.
+        assert label.box == pytest.approx((0.3, 0.3, 0.65, 0.65), abs=1e-6)
+        assert label.class_index == 1
+
     def test_labels_that_are_there_stay(self, dataset):
         hand = targets.Label((0.0, 0.0, 1.0, 1.0), (), 2)
         kept = samples.Sample(dataset.samples[0].path, None, (hand,))

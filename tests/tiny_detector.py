@@ -73,10 +73,11 @@ def vendor_file(seed: int = 0) -> bytes:
     from checkpoints import patch
 
     data, constants = convert.inference(outputs, shape, weights(seed), names)
+    values = weights(seed)
     return patch.patch(
         data,
         {
-            c.buffer: weights(seed)[c.variable].transpose(c.permutation).reshape(c.shape)
+            c.buffer: values[c.variable].transpose(c.permutation).reshape(c.shape)
             for c in constants
         },
     )

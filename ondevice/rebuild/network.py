@@ -70,9 +70,9 @@ def build(
       features: Layers to give out, as a list; none stands for the outputs.
 
     Returns:
-      A model from the inputs (`image` [batch, S, S, 3] float32) to the features, or to a
-      dict of outputs: `regressors` [batch, N, C], `scores` [batch, N, 1] and, with more
-      than one class, `class_logits` [batch, N, K].
+      A model from the inputs (`image` [batch, S, S, 3] float32) to the features, or to
+      a dict of outputs: `regressors` [batch, N, C], `scores` [batch, N, 1] and, with
+      more than one class, `class_logits` [batch, N, K].
     """
     tensors, inputs = {}, []
     for layer in layers:

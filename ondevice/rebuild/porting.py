@@ -1,7 +1,7 @@
 """Weights: from the vendor's constants into the Keras model's variables.
 
-The rows point at operators, not at names, which differ between converters and mislead in
-palm full and lite: there a bias is called `depthwise_conv2d_4/depthwise`. A float16
+The rows point at operators, not at names, which differ between converters and mislead
+in palm full and lite: there a bias is called `depthwise_conv2d_4/depthwise`. A float16
 constant stands behind a DEQUANTIZE; the cast to float32 is exact.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 from checkpoints import tflite_file
 from ondevice.rebuild import layout, recognition, topology
 
-# Kind of layer -> (operand, attribute, axes in the file, axes in Keras). An attribute of
-# None has no variable: it must be zero.
+# Kind of layer -> (operand, attribute, axes in the file, axes in Keras). An attribute
+# of None has no variable: it must be zero.
 ROLES: dict[str, tuple[tuple[int, str | None, str, str], ...]] = {
     "conv": ((1, "kernel", "OHWI", "HWIO"), (2, "bias", "O", "O")),
     "depthwise": ((1, "kernel", "1HWC", "HWC1"), (2, None, "C", "C")),

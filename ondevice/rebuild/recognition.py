@@ -1,9 +1,9 @@
 """Which detector is it? The graph tells, never a name.
 
-Every node of a known network and every operator of the file gets a key: a digest of what
-it does, its output shape and the keys of its inputs. A file is a detector's when the keys
-of its outputs are the detector's; the pairs of layer and operator follow from the keys.
-Names, the order of operators and the indices of tensors play no part.
+Every node of a known network and every operator of the file gets a key: a digest of
+what it does, its output shape and the keys of its inputs. A file is a detector's when
+the keys of its outputs are the detector's; the pairs of layer and operator follow from
+the keys. Names, the order of operators and the indices of tensors play no part.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def recognise(file: tflite_file.TfliteFile) -> Recognised:
     shapes = [list(graph.tensors[i].shape) for i in (*graph.inputs, *graph.outputs)]
     census = collections.Counter(op.name for op in graph.operators)
     nearest = (
-        f"{best[0]:.0%} of {best[1]}'s layers agree, the first that differs is {best[2]}"
+        f"{best[0]:.0%} of {best[1]}'s layers agree, the first other one is {best[2]}"
         if best[0]
         else "no layer agrees with any of them"
     )
@@ -157,7 +157,8 @@ def _kind(
     """A layer's kind and window, or the operator as it is where no layer is like it."""
     graph, options = file.subgraphs[0], operator.options
     plain = (operator.name, tuple(sorted((k, repr(v)) for k, v in options.items())))
-    if options.get("fused_activation_function", 0) != tflite.ActivationFunctionType.NONE:
+    none = tflite.ActivationFunctionType.NONE
+    if options.get("fused_activation_function", none) != none:
         return plain
     if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         height, width = graph.tensors[operator.inputs[1]].shape[1:3]

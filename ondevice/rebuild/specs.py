@@ -1,11 +1,11 @@
 """The detectors as data: everything that tells one network from another.
 
 The layers, the Keras model and the table of weights are all drawn from a spec, so they
-cannot disagree. Sizes are those of MediaPipe's files; the weights' own precision (float16
-or float32) is read from the file and is no part of a spec.
+cannot disagree. Sizes are those of MediaPipe's files; the weights' own precision
+(float16 or float32) is read from the file and is no part of a spec.
 
-Source: the operators of palm_detection_{full,lite}.tflite in the mediapipe 0.10.21 wheel
-and of mediapipe/modules/palm_detection/palm_detection.tflite at tag 0.8.0.
+Source: the operators of palm_detection_{full,lite}.tflite in the mediapipe 0.10.21
+wheel and of mediapipe/modules/palm_detection/palm_detection.tflite at tag 0.8.0.
 """
 
 from __future__ import annotations

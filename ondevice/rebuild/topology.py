@@ -1,12 +1,13 @@
 """Spec -> layers: the network as a list of nodes, in the order of execution.
 
-The Keras model is drawn from this list, the vendor's graph is matched against it, and the
-table of weights is generated from it. Layers are numbered as Keras does on creation, as
-in the vendor's files (`conv2d`, `conv2d_1`, ..., `depthwise_conv2d`, ..., `p_re_lu`, ...).
+The Keras model is drawn from this list, the vendor's graph is matched against it, and
+the table of weights is generated from it. Layers are numbered as Keras does on
+creation, as in the vendor's files (`conv2d`, `conv2d_1`, ..., `depthwise_conv2d`, ...,
+`p_re_lu`, ...).
 
-A block is: depthwise k x k -> 1x1 convolution -> add the shortcut -> PReLU. The shortcut
-of a stride-2 block is a 2x2 max-pool, then zero channels appended where they grow. After
-a lateral there is no activation.
+A block is: depthwise k x k -> 1x1 convolution -> add the shortcut -> PReLU. The
+shortcut of a stride-2 block is a 2x2 max-pool, then zero channels appended where they
+grow. After a lateral there is no activation.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ BLOCK = "block:"  # followed by the block's number, from the input on
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
 
 
+class ChoiceError(ValueError):
+    """A choice of what to train that is none."""
+
+    exit_status = 2  # of a command that was given it: a wrong flag
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """One node.
 
     Attributes:
       name: Unique; the checkpoint's names start with it.
-      kind: conv, depthwise, prelu, add, max_pool, channel_pad, upsample, reshape, concat
+      kind: conv, depthwise, prelu, add, max_pool, channel_pad, upsample, reshape,
+      concat
         or input.
       inputs: Names of the layers it reads.
       shape: Output shape for one image, without the batch.
@@ -222,7 +230,7 @@ def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]
       Names in the network's order.
 
     Raises:
-      ValueError: If the choice is none of these, or N does not count blocks.
+      ChoiceError: If the choice is none of these, or N does not count blocks.
     """
     heads = (BOX_HEAD, PALM_HEAD, CLASS_HEAD)
     blocks = [g for g in dict.fromkeys(x.group for x in layers) if g.startswith(BLOCK)]
@@ -234,13 +242,13 @@ def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]
     elif choice.startswith("blocks:") and choice[7:].isdecimal():
         count = int(choice[7:])
         if not 1 <= count <= len(blocks):
-            raise ValueError(
+            raise ChoiceError(
                 f"--trainable=blocks:N must have N from 1 to {len(blocks)}, the "
                 f"residual blocks of the network. Received: {choice!r}."
             )
         groups = (*heads, *blocks[-count:])
     elif choice not in ("all", "bias"):
-        raise ValueError(
+        raise ChoiceError(
             "--trainable must be one of all, heads, classifier, blocks:N, bias. "
             f"Received: {choice!r}."
         )

@@ -3,9 +3,10 @@
     python -m ondevice.verification.exercise JOB_DIRECTORY RUNTIME
 
 reads `vendor.tflite`, `model.tflite`, `inference.tflite`, `probes.npz`, `batch.npz` and
-`job.json` from the directory and writes `RUNTIME.npz` (arrays) and `RUNTIME.json` there.
-Nothing is judged here: what came out goes back. Where the runtime crashes, the process
-ends, and the build reports that. Imports no tensorflow unless that is the runtime.
+`job.json` from the directory and writes `RUNTIME.npz` (arrays) and `RUNTIME.json`
+there. Nothing is judged here: what came out goes back. Where the runtime crashes, the
+process ends, and the build reports that. Imports no tensorflow unless that is the
+runtime.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from checkpoints import patch, tflite_file
 from ondevice.device import runtimes
 from signatures import contract
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]
 
 # The last steps of the long run are done again from a checkpoint.
 RESUMED_STEPS = 2
 
-# The finite difference changes the loss by about this share: large beside rounding, small
-# beside the loss's curvature.
+# The finite difference changes the loss by about this share: large beside rounding,
+# small beside the loss's curvature.
 _LOSS_SHARE = 1e-2
 
 
@@ -276,19 +277,18 @@ class _Exercise:
             if name.startswith("state/1/")
         }
         gradient = _gradient(self._manifest, state, after, float(self._rate))
-        norm = float(np.sqrt(sum(np.sum(g * g) for g in gradient.values())))
+        length = float(np.sqrt(sum(np.sum(g * g) for g in gradient.values())))
         runner = self._fresh()
         loss = float(runner.call(contract.EVALUATE, self._batch)["loss"])
-        reach = _LOSS_SHARE / 2 * abs(loss) / max(norm, 1e-30)
+        reach = _LOSS_SHARE / 2 * abs(loss) / max(self.arrays["norms"][0], 1e-30)
         losses, moved = [], {}
         for sign in (1.0, -1.0):
             for name, g in gradient.items():
-                step = sign * reach / max(norm, 1e-30) * g
+                step = sign * reach / max(length, 1e-30) * g
                 moved[name] = (state[name] + step).astype(np.float32)
             runner.call(contract.RESTORE, {**state, **moved})
             losses.append(float(runner.call(contract.EVALUATE, self._batch)["loss"]))
         self.facts["slope"] = (losses[0] - losses[1]) / (2 * reach)
-        self.facts["gradient_norm"] = norm
 
     def _keep(self, prefix: str, state: Arrays) -> None:
         self.arrays.update({f"{prefix}/{name}": v for name, v in state.items()})

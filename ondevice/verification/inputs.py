@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from absl import logging
@@ -13,9 +15,17 @@ from ondevice.detection import geometry
 from ondevice.device import images
 
 # Shares of the frame at which a photograph is shown: close up, and small in black. The
-# black matters: in a constant patch every cell of a max-pool ties, which noise never does.
+# black matters: in a constant patch every cell of a max-pool ties, which noise never
+# does.
 _SHARES = (1.0, 0.6, 0.4)
 _NOISE_IMAGES = 2
+
+
+class PhotographsError(ValueError):
+    """A folder without photographs."""
+
+    exit_status = 2  # of a command that was given it: a wrong flag
+
 
 # Matplotlib's sample data has one photograph of a person.
 _SAMPLE = "mpl-data/sample_data/grace_hopper.jpg"
@@ -31,15 +41,15 @@ def photographs(directory: pathlib.Path | None) -> list[pathlib.Path]:
       Paths, at most eight; none where matplotlib is not installed.
 
     Raises:
-      ValueError: If the directory holds none.
+      PhotographsError: If the directory holds none.
     """
     if directory is not None:
-        found = sorted(
-            path for path in directory.rglob("*") if path.suffix.lower() in images.SUFFIXES
-        )
+        suffixes = images.SUFFIXES
+        files = sorted(directory.rglob("*"))
+        found = [path for path in files if path.suffix.lower() in suffixes]
         if not found:
-            raise ValueError(
-                f"--photographs must name a folder with images ({', '.join(images.SUFFIXES)})."
+            raise PhotographsError(
+                f"--photographs must name a folder with images ({', '.join(suffixes)})."
                 f" Received: {directory}, which holds none."
             )
         # Spread over the folder, not its first class alone.
@@ -82,30 +92,56 @@ def probe_images(
     return probes
 
 
+def candidates(
+    manifest: manifests.Manifest, paths: list[pathlib.Path]
+) -> Iterator[np.ndarray]:
+    """Images to train on, without end: noise and photographs placed at random.
+
+    Each has a grey patch, in which every cell of a max-pool ties.
+
+    Yields:
+      [S, S, 3] float32 in the model's input range.
+    """
+    random = np.random.default_rng(2)
+    size, (low, high) = manifest.input_size, manifest.input_range
+    pictures = [images.read(path) for path in paths]
+    for index in itertools.count():
+        if index % 3 == 0 or not pictures:
+            image = low + (high - low) * random.random((size, size, 3), np.float32)
+        else:
+            pixels = pictures[index % len(pictures)]
+            height, width = pixels.shape[:2]
+            share, left, top = random.uniform((0.4, 0, 0), 1)
+            flip = bool(random.integers(2))
+            placing = geometry.letterbox(width, height, share, (left, top), flip)
+            image = images.to_input(
+                images.place(pixels, placing, size), manifest.input_range
+            )
+        image = image.astype(np.float32)
+        image[: size // 3, : size // 3] = low + 0.3 * (high - low)
+        yield image
+
+
 def training_batch(
-    manifest: manifests.Manifest, probes: dict[str, np.ndarray], regressors: np.ndarray
+    manifest: manifests.Manifest,
+    shown: list[np.ndarray],
+    regressors: np.ndarray,
+    batch: int,
 ) -> dict[str, np.ndarray]:
-    """One batch that every check of training uses.
+    """One batch that a check of training uses.
 
     Args:
       manifest: Of the trainable file.
-      probes: From `probe_images`.
-      regressors: [N, C] typical regressors of the model, which the box targets are near.
+      shown: Images, repeated until the batch is full.
+      regressors: [N, C] typical of the model; the box targets are near them.
+      batch: Images in the batch.
 
     Returns:
-      The inputs of `train` by name but for the learning rate. Images are noise,
-      photographs and a constant patch in turn; a last sample, where the batch has more
-      than two, is padding of weight 0; some anchors are ignored.
+      The inputs of `train` by name but for the learning rate. A last sample, where the
+      batch has more than two, is padding of weight 0; some anchors are ignored.
     """
-    batch = manifest.batch_size
-    low, high = manifest.input_range
     anchors, coordinates = regressors.shape
-    random = np.random.default_rng(2)
-    pool = np.concatenate([*reversed(probes.values())])
-    image = pool[np.arange(batch) % len(pool)].copy()
-    # A grey patch over a quarter: ties for every max-pool, as a black frame has.
-    quarter = manifest.input_size // 2
-    image[:, :quarter, :quarter] = low + 0.3 * (high - low)
+    random = np.random.default_rng(3)
     positive = random.random((batch, anchors)) < 20 / anchors
     positive[:, 0] = True
     classes = random.integers(0, len(manifest.classes), (batch, anchors))
@@ -115,7 +151,7 @@ def training_batch(
     if batch > 2:
         sample_weights[-1] = 0.0
     return {
-        "image": image.astype(np.float32),
+        "image": np.stack([shown[i % len(shown)] for i in range(batch)]),
         "class_targets": one_hot * positive[..., None].astype(np.float32),
         "box_targets": regressors + 0.05 * manifest.input_size * noise,
         "anchor_weights": (random.random((batch, anchors)) < 0.9).astype(np.float32),

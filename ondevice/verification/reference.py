@@ -6,8 +6,10 @@ TensorFlow's own kernels, steps are `keras.optimizers`'.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -31,87 +33,157 @@ class Trajectory:
     Attributes:
       rate: The learning rate.
       losses: [steps] float64, before each step.
-      norms: [steps] float64, the gradients' norms before clipping.
       states: Steps done -> every variable by name, slots included, the step left out.
     """
 
     rate: float
     losses: np.ndarray
-    norms: np.ndarray
     states: Mapping[int, Mapping[str, np.ndarray]]
 
 
-def train(
-    model: keras.Model,
-    weights: Mapping[str, np.ndarray],
-    trained: Sequence[str],
-    loss: Callable,
-    batch: Mapping[str, np.ndarray],
-    settings: optimizers.Settings,
-    steps: int,
-) -> Trajectory:
-    """Trains on one batch.
+class Reference:
+    """The Keras model in float32, and in float64 to tell how far rounding reaches."""
 
-    Args:
-      model: From image to outputs; its variables are changed.
-      weights: Every weight of the model.
-      trained: Names of the weights that train.
-      loss: From outputs and targets to the losses, `loss` among them.
-      batch: The inputs of `train` by name, without the learning rate.
-      settings: The optimizer.
-      steps: How many.
+    def __init__(
+        self,
+        build: Callable[[], keras.Model],
+        weights: Mapping[str, np.ndarray],
+        trained: Sequence[str],
+        loss: Callable,
+    ) -> None:
+        """Builds the model once for each precision.
 
-    Returns:
-      The run, at a rate that moves the weights by about 1e-3 of their size a step.
-    """
-    named = stateless.named_variables(model)
-    for name, variable in named.items():
-        variable.assign(weights[name])
-    variables = [named[name] for name in trained]
-    targets = {n: tf.constant(v) for n, v in batch.items() if n != "image"}
-    image = tf.constant(batch["image"])
+        Args:
+          build: Makes the model, from image to outputs.
+          weights: Every weight of it.
+          trained: Names of the weights that train.
+          loss: From outputs and targets to the losses, `loss` among them.
+        """
+        self._weights, self._trained, self._loss = weights, tuple(trained), loss
+        self._models, self._gradients = {}, {}
+        for dtype in ("float32", "float64"):
+            with _precision(dtype):
+                self._models[dtype] = build()
+            self._gradients[dtype] = tf.function(
+                functools.partial(self._differentiate, dtype), autograph=False
+            )
 
-    @tf.function(autograph=False)
-    def gradients():
-        values = [variable.value for variable in variables]
+    def sensitivity(self, batch: Mapping[str, np.ndarray]) -> float:
+        """How much rounding moves the gradient: float32 against float64.
+
+        A PReLU's input within rounding of zero takes one slope in one arithmetic and
+        the other in the next; where one does, no two programs agree.
+
+        Args:
+          batch: The inputs of `train` by name, without the learning rate.
+
+        Returns:
+          The largest max|difference| / max|gradient| of any trained weight.
+        """
+        found = {}
+        for dtype in self._models:
+            self._reset(dtype)
+            _, gradients = self._gradients[dtype](*_tensors(batch, dtype))
+            found[dtype] = [g.numpy() for g in gradients]
+        return max(
+            float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-30))
+            for one, other in zip(found["float32"], found["float64"])
+        )
+
+    def train(
+        self,
+        batch: Mapping[str, np.ndarray],
+        settings: optimizers.Settings,
+        steps: int,
+        dtype: str,
+    ) -> Trajectory:
+        """Trains on one batch.
+
+        Args:
+          batch: The inputs of `train` by name, without the learning rate.
+          settings: The optimizer.
+          steps: How many.
+          dtype: `float32` or `float64`.
+
+        Returns:
+          The run, at a rate at which the weight that moves most moves by 1e-3 of its
+          size in the first step.
+        """
+        variables = self._reset(dtype)
+        inputs = _tensors(batch, dtype)
+        rate = self._rate(batch, settings)
+        optimizer = _optimizer(settings, rate)
+        with _precision(dtype):
+            optimizer.build(variables)
+        states = {0: _state(optimizer, settings.name, self._trained, variables)}
+        losses = []
+        for step in range(1, steps + 1):
+            loss, gradients = self._gradients[dtype](*inputs)
+            if settings.clip_norm:
+                gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
+            optimizer.apply(gradients, variables)
+            losses.append(float(loss))
+            if step in (1, steps):
+                states[step] = _state(
+                    optimizer, settings.name, self._trained, variables
+                )
+        return Trajectory(rate, np.array(losses), states)
+
+    def _reset(self, dtype: str) -> list[keras.Variable]:
+        """Gives every variable its first value; returns those that train."""
+        named = stateless.named_variables(self._models[dtype])
+        for name, variable in named.items():
+            variable.assign(self._weights[name])
+        return [named[name] for name in self._trained]
+
+    def _differentiate(self, dtype, image, targets):
+        model = self._models[dtype]
+        named = stateless.named_variables(model)
+        values = [named[name].value for name in self._trained]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            total = loss(model(image), **targets)["loss"]
-        found = tape.gradient(total, values, unconnected_gradients="zero")
-        norm = tf.linalg.global_norm(found)
+            loss = self._loss(model(image), **targets)["loss"]
+        return loss, tape.gradient(loss, values, unconnected_gradients="zero")
+
+    def _rate(
+        self, batch: Mapping[str, np.ndarray], settings: optimizers.Settings
+    ) -> float:
+        self._reset("float32")
+        _, gradients = self._gradients["float32"](*_tensors(batch, "float32"))
         if settings.clip_norm:
-            found, _ = tf.clip_by_global_norm(found, settings.clip_norm, norm)
-        return total, norm, found
-
-    _, _, first = gradients()
-    rate = _rate([v.numpy() for v in variables], [g.numpy() for g in first], settings)
-    optimizer = _optimizer(settings, rate)
-    optimizer.build(variables)
-    losses, norms = [], []
-    states = {0: _state(optimizer, settings.name, trained, variables)}
-    for step in range(1, steps + 1):
-        total, norm, found = gradients()
-        optimizer.apply(found, variables)
-        losses.append(float(total))
-        norms.append(float(norm))
-        if step in (1, steps):
-            states[step] = _state(optimizer, settings.name, trained, variables)
-    return Trajectory(rate, np.array(losses), np.array(norms), states)
+            gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
+        sizes, slopes = [], []
+        for name, gradient in zip(self._trained, gradients):
+            size = float(np.abs(self._weights[name]).max())
+            if size:  # New class heads start at zero: they have no size to speak of.
+                sizes.append(size)
+                slopes.append(float(np.abs(gradient).max()))
+        if not sizes:
+            return 1e-3
+        if settings.name.startswith("adam"):
+            rate = 1e-3 * float(np.median(sizes))  # its first step is the rate
+        else:
+            rate = 1e-3 / max(s / w for s, w in zip(slopes, sizes))
+        return float(np.float32(rate))
 
 
-def _rate(
-    weights: list[np.ndarray],
-    gradients: list[np.ndarray],
-    settings: optimizers.Settings,
-) -> float:
-    """A rate at which one step moves the weights by 1e-3 of their size."""
-    size = float(np.sqrt(sum(np.sum(w.astype(np.float64) ** 2) for w in weights)))
-    count = sum(w.size for w in weights)
-    slope = float(np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in gradients)))
-    if settings.name.startswith("adam"):
-        slope = count**0.5  # Adam's first step moves every weight by the rate
-    rate = 1e-3 * max(size, 1e-2 * count**0.5) / max(slope, 1e-12)
-    return float(np.float32(rate))
+@contextlib.contextmanager
+def _precision(dtype: str) -> Iterator[None]:
+    """Keras layers and slots made inside are of this dtype."""
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_dtype_policy(dtype)
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_floatx(floatx)
+
+
+def _tensors(batch: Mapping[str, np.ndarray], dtype: str):
+    """The image, and the targets by name."""
+    tensors = {name: tf.constant(value, dtype) for name, value in batch.items()}
+    return tensors.pop("image"), tensors
 
 
 def _optimizer(
