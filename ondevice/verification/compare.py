@@ -156,8 +156,8 @@ def first_step_errors(
             keep = np.abs(gradient) >= ABOVE_NOISE * noise
         compared.append(keep)
         errors[name] = float(error[keep].max(initial=0.0))
-    shares = sum(int(k.sum()) for k in compared) / sum(k.size for k in compared)
-    return errors, shares
+    kept = np.concatenate([np.zeros(0, bool), *(keep.ravel() for keep in compared)])
+    return errors, float(kept.mean()) if kept.size else 0.0
 
 
 def long_run_errors(got: Arrays, runs: Runs, step: int) -> dict[str, float]:
