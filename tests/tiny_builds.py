@@ -39,12 +39,10 @@ def whole() -> fresh.Files:
 
 
 @functools.cache
-def select() -> fresh.Files:
-    """`heads` under --ops=select, one class."""
+def select(ops: str = "select") -> fresh.Files:
+    """One class, heads alone, Adam, under --ops=select; or the same otherwise."""
     recipe = tiny_detector.recipe(
-        trainable="heads",
-        settings=optimizers.Settings("adam", 1.0),
-        ops="select",
+        trainable="heads", settings=optimizers.Settings("adam", 1.0), ops=ops
     )
     with tiny_detector.known():
         return fresh.make(recipe, tiny_detector.weights(3))
