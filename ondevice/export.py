@@ -179,6 +179,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     state = _state(config, file, manifest)
     template = functools.partial(_template, config, manifest)
     if config.method == "reconvert":
+        # TensorFlow's start-up notes say nothing about the export.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         from ondevice import reconvert
 
         logging.info("Converting; this takes as long as a build does.")
