@@ -163,7 +163,8 @@ def with_buffers(
     """
     buffers = patch.variable_buffers(tflite_file.parse(data))
     names = {spec.name for spec in specs}
-    shared = sorted(n for n, b in buffers.items() if list(buffers.values()).count(b) > 1)
+    taken = list(buffers.values())
+    shared = sorted(name for name, b in buffers.items() if taken.count(b) > 1)
     if shared:
         raise ConversionError(
             f"Every variable must have a buffer of its own. Received: {shared} share."

@@ -134,7 +134,8 @@ def _reordered(operators, random):
 
 class VendorTest(parameterized.TestCase):
     def test_palm_128_is_recognised_and_ported(self):
-        file = tflite_file.read(shared_data.shared("models", "palm_detection_128.tflite"))
+        path = shared_data.shared("models", "palm_detection_128.tflite")
+        file = tflite_file.read(path)
         found = recognition.recognise(file)
         self.assertEqual(found.spec.name, "palm_128")
         self.assertEqual(dict(found.outputs), {"regressors": 0, "scores": 1})

@@ -122,7 +122,7 @@ def candidates(
     for index in itertools.count():
         if index % 3 == 0 or not pictures:
             image = low + (high - low) * random.random((size, size, 3), np.float32)
-            grey = np.s_[:, : 2 * size // 3]
+            rows, columns = size, 2 * size // 3
         else:
             pixels = pictures[index % len(pictures)]
             height, width = pixels.shape[:2]
@@ -132,9 +132,9 @@ def candidates(
             image = images.to_input(
                 images.place(pixels, placing, size), manifest.input_range
             )
-            grey = np.s_[: size // 3, : size // 3]
+            rows = columns = size // 3
         image = image.astype(np.float32)
-        image[grey] = low + 0.3 * (high - low)
+        image[:rows, :columns] = low + 0.3 * (high - low)
         yield image
 
 
