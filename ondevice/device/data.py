@@ -3,6 +3,7 @@
 A folder holds, in this order of trial: folders named by class, with pictures in them;
 annotations (annotations.py); or, for a detector of one class, pictures, there or in any
 folders.
+"""
 
 import os
 import pathlib
