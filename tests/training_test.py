@@ -74,6 +74,14 @@ def whole(make_in, tmp_path_factory):
     return directory
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a terminal; a process in the background may have been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Pressed:
     """A progress wrapper under which Ctrl-C is pressed at a certain item."""
 
