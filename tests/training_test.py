@@ -132,11 +132,10 @@ def test_ctrl_c_twice_does_not_wait(make, tmp_path):
 @pytest.mark.parametrize("name", [training.BEST, training.LATEST, training.PLOT])
 def test_killed_while_saving_and_on(make, tmp_path, name):
     """What lies after the last checkpoint, metrics and a newer best, is redone."""
-    run, epochs = make("killed"), []
+    run = make("killed")
     save = session.Session.save
 
     def dying_save(opened, path, **header):
-        epochs.append(header["epoch"])
         if path.name == name and header["epoch"] == 2:
             raise SystemExit(9)
         save(opened, path, **header)
@@ -146,13 +145,15 @@ def test_killed_while_saving_and_on(make, tmp_path, name):
             raise SystemExit(9)
         return True
 
+    def second(line):  # The second epoch is the best, the one that is not saved.
+        return -abs(line["epoch"] - 2)
+
     with mock.patch.object(session.Session, "save", dying_save):
         with mock.patch.object(training.journal, "draw", dying_draw):
-            # Every epoch is the best, so that best is saved at the second too.
-            with mock.patch.object(training, "_rank", lambda line: line["epoch"]):
+            with mock.patch.object(training, "_rank", second):
                 with pytest.raises(SystemExit):
                     run.run()
-    with mock.patch.object(training, "_rank", lambda line: line["epoch"]):
+    with mock.patch.object(training, "_rank", second):
         make("killed").run()
         make("again").run()
     assert_same(tmp_path / "again", tmp_path / "killed")
@@ -190,6 +191,32 @@ def test_the_best_has_the_highest_accuracy_then_recall_then_the_lowest_loss():
         line(1.0, 0.1, 9.0),
     ]
     assert sorted(ranked[::-1], key=training._rank) == ranked
+
+
+def test_an_epochs_loss_is_the_mean_of_its_steps(make, tmp_path):
+    losses, train = [], session.Session.train
+
+    def recorded(opened, **arrays):
+        found = train(opened, **arrays)
+        losses.append(found.loss)
+        return found
+
+    with mock.patch.object(session.Session, "train", recorded):
+        make("run").run()
+    lines = [
+        json.loads(text)
+        for text in (tmp_path / "run" / training.METRICS).read_text().splitlines()
+    ]
+    means = np.reshape(losses, (3, STEPS)).mean(axis=1)
+    found = [line["loss"] for line in lines if line["kind"] == "epoch"]
+    np.testing.assert_allclose(found, means)
+    steps = {line["step"]: line["loss"] for line in lines if line["kind"] == "step"}
+    assert steps == {1: losses[0], 10: losses[9]}
+
+
+def test_of_equal_epochs_the_first_is_the_best(make):
+    with mock.patch.object(training, "_rank", lambda line: 0):
+        assert make("run").run().best["epoch"] == 1
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
