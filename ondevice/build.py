@@ -21,6 +21,7 @@ is left.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import math
 import os
 import pathlib
@@ -121,6 +122,9 @@ _PHOTOGRAPHS = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 
+# The first release whose wheel has no Flex delegate.
+_WITHOUT_FLEX = (2, 20)
+
 _MODEL, _INFERENCE, _MANIFEST = "model.tflite", "inference.tflite", "manifest.json"
 
 
@@ -176,6 +180,8 @@ def build(config: BuildConfig) -> dict[str, Any]:
         contradicts another; nothing is written then.
     """
     started = time.monotonic()
+    if config.ops == "select":
+        _require_flex()
     # TensorFlow takes seconds to import: only once the flags have proven good. Its own
     # start-up notes say nothing about the build.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -246,6 +252,17 @@ def build(config: BuildConfig) -> dict[str, Any]:
     }
     _write(directory, files, described, proof)
     return result
+
+
+def _require_flex() -> None:
+    """Refuses a TensorFlow whose interpreter could not run what --ops=select makes."""
+    version = importlib.metadata.version("tensorflow")
+    if tuple(int(part) for part in version.split(".")[:2]) >= _WITHOUT_FLEX:
+        raise commands.UserError(
+            "--ops=select must be used with tensorflow before "
+            f"{'.'.join(map(str, _WITHOUT_FLEX))}, which alone carries "
+            f"Flex. Received: tensorflow {version}; install 'tensorflow<2.20'."
+        )
 
 
 def _write(directory, files, described, proof) -> None:

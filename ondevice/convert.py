@@ -32,6 +32,11 @@ _OPERATOR_SETS = {
     "select": (tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS),
 }
 
+# How an inference file stores its weights -> the converter's supported types. Under
+# Optimize.DEFAULT float16 is its float16 quantisation, and no type its dynamic range
+# quantisation: weights in int8, activations and what is small in float32.
+_QUANTISED = {"float16": (tf.float16,), "int8": ()}
+
 
 class ConversionError(ValueError):
     """A graph that the converter refuses, or a file that is not what was asked for."""
@@ -81,32 +86,37 @@ def inference(
     image_shape: tuple[int, ...],
     weights: Mapping[str, np.ndarray],
     names: Sequence[str],
+    dtype: str = "float32",
 ) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
     """Converts a pure function of weights and one image into a frozen file.
 
-    The weights' places in the file are found by converting with weights that no two
-    share, so that each constant tells which variable it is and how its axes lie.
+    In float32 the weights' places in the file are found by converting with weights that
+    no two share, so that each constant tells which variable it is and how its axes lie.
 
     Args:
       function: From (weights by name, image) to a tuple of outputs.
       image_shape: Of the image, batch included.
-      weights: Name -> float32 array; the shapes count, the values are not used.
+      weights: Name -> float32 array; in float32 the shapes count alone.
       names: The name of the input, then one for each output.
+      dtype: A key of `_QUANTISED`, or float32.
 
     Returns:
-      The .tflite with probe weights, and where each weight lies in it.
+      In float32 the .tflite with probe weights, and where each weight lies in it;
+      otherwise the .tflite with the weights, and nothing.
 
     Raises:
       ConversionError: If a weight is not found exactly once.
     """
     random = np.random.default_rng(0)
-    probes = {
-        name: random.standard_normal(value.shape, np.float32)
-        for name, value in weights.items()
-    }
+    stored = weights
+    if dtype not in _QUANTISED:
+        stored = {
+            name: random.standard_normal(value.shape, np.float32)
+            for name, value in weights.items()
+        }
 
     def call(image):
-        constants = {name: tf.constant(probe) for name, probe in probes.items()}
+        constants = {name: tf.constant(value) for name, value in stored.items()}
         outputs = function(constants, image)
         return {f"out_{i}": output for i, output in enumerate(outputs)}
 
@@ -116,12 +126,17 @@ def inference(
         autograph=False,
     ).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
+    if dtype in _QUANTISED:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = list(_QUANTISED[dtype])
     with _quietly():
         converted = _convert(converter, "builtin")
     model = schema.ModelT.InitFromPackedBuf(converted, 0)
     _name_outputs(model, names)
     data = _pack(model)
-    return data, _find_constants(tflite_file.parse(data), probes)
+    if dtype in _QUANTISED:
+        return data, ()
+    return data, _find_constants(tflite_file.parse(data), stored)
 
 
 def embed(data: bytes, manifest: manifests.Manifest) -> bytes:
@@ -148,7 +163,8 @@ def with_buffers(
     """
     buffers = patch.variable_buffers(tflite_file.parse(data))
     names = {spec.name for spec in specs}
-    shared = sorted(n for n, b in buffers.items() if list(buffers.values()).count(b) > 1)
+    taken = list(buffers.values())
+    shared = sorted(name for name, b in buffers.items() if taken.count(b) > 1)
     if shared:
         raise ConversionError(
             f"Every variable must have a buffer of its own. Received: {shared} share."

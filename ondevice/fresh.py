@@ -26,6 +26,10 @@ _FROZEN_TRUNK = ("heads", "classifier")
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
 
+class RecipeError(ValueError):
+    """A manifest that names what is not known here."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What to make, the weights apart.
@@ -88,13 +92,30 @@ class Files:
 
 
 def recipe_of(manifest: manifests.Manifest) -> Recipe:
-    """The recipe that a file was made by."""
+    """The recipe that a file was made by.
+
+    Raises:
+      RecipeError: If the manifest names a spec, an optimizer or a loss that is unknown.
+    """
+    if manifest.spec not in specs.PRESETS:
+        raise RecipeError(
+            f"The manifest's spec must be one of {', '.join(specs.PRESETS)}. "
+            f"Received: {manifest.spec!r}."
+        )
+    try:
+        settings = optimizers.Settings(**manifest.optimizer)
+        weights = losses.LossWeights(**manifest.losses)
+    except TypeError as error:
+        raise RecipeError(
+            "The manifest's optimizer and losses must have the known hyper-parameters. "
+            f"Received: {error}."
+        ) from error
     return Recipe(
         spec=specs.PRESETS[manifest.spec],
         classes=manifest.classes,
         trainable=manifest.trainable,
-        settings=optimizers.Settings(**manifest.optimizer),
-        losses=losses.LossWeights(**manifest.losses),
+        settings=settings,
+        losses=weights,
         batch_size=manifest.batch_size,
         ops=manifest.ops,
         source=manifest.source,
@@ -123,6 +144,21 @@ def make(
     """
     state = state or {}
     weights = {name: state.get(name, value) for name, value in weights.items()}
+    model, manifest = make_trainable(recipe, weights, state)
+    frozen, constants = make_inference(recipe, manifest, weights)
+    return Files(model, frozen, manifest, constants)
+
+
+def make_trainable(
+    recipe: Recipe,
+    weights: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray],
+) -> tuple[bytes, manifests.Manifest]:
+    """Converts the trainable file; arguments and errors as of `make`.
+
+    Returns:
+      The file, its manifest embedded, and the manifest.
+    """
     module = _module(recipe, weights)
     module.load(state)
     sizes = _dimensions(recipe)
@@ -130,9 +166,7 @@ def make(
     data = convert.trainable(
         module, module.functions(signatures), signatures, recipe.ops
     )
-    variables = module.specs
-    if recipe.ops == "builtin":
-        variables = convert.with_buffers(data, module.specs)
+    variables = convert.with_buffers(data, module.specs)
     frozen = {n: np.asarray(w).tobytes() for n, w in module.frozen.items()}
     manifest = manifests.Manifest(
         kind="trainable",
@@ -155,10 +189,58 @@ def make(
             recipe.spec.name, recipe.classes, variables, frozen
         ),
         census=tflite_file.parse(data).census(),
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions=_versions(),
     )
-    inference, constants = _inference(recipe, manifest, weights)
-    return Files(convert.embed(data, manifest), inference, manifest, constants)
+    return convert.embed(data, manifest), manifest
+
+
+def make_inference(
+    recipe: Recipe,
+    manifest: manifests.Manifest,
+    weights: Mapping[str, np.ndarray],
+    dtype: str = "float32",
+) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
+    """Converts the frozen file, with the vendor's input and outputs.
+
+    Args:
+      recipe: What to make.
+      manifest: Of the trainable file.
+      weights: Every weight of the network.
+      dtype: Of the stored weights: `float32`, `float16` or `int8`.
+
+    Returns:
+      The file, its manifest embedded, and where each weight lies in it: nowhere unless
+      in float32, so that it can be patched.
+
+    Raises:
+      convert.ConversionError: If the converter refuses, or loses a weight.
+    """
+    spec = recipe.spec
+    model = stateless.Stateless(network.build(recipe.layers, spec.name))
+    data, constants = convert.inference(
+        lambda values, image: _predict(model(values, image)),
+        (1, spec.input_size, spec.input_size, 3),
+        weights,
+        (spec.input_name, *spec.outputs),
+        dtype,
+    )
+    described = dataclasses.replace(
+        manifest,
+        kind="inference",
+        signatures=(),
+        variables=(),
+        constants=constants,
+        census=tflite_file.parse(data).census(),
+        versions=_versions(),
+    )
+    data = convert.embed(data, described)
+    if constants:  # Probes lie where the weights belong.
+        data = patch.patch_inference(data, described, weights)
+    return data, constants
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _module(
@@ -203,29 +285,3 @@ def _dimensions(recipe: Recipe) -> contract.Dimensions:
         classes=len(recipe.classes),
         features=features,
     )
-
-
-def _inference(
-    recipe: Recipe,
-    manifest: manifests.Manifest,
-    weights: Mapping[str, np.ndarray],
-) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
-    """The frozen file, with the vendor's input and outputs, the weights patched in."""
-    spec = recipe.spec
-    model = stateless.Stateless(network.build(recipe.layers, spec.name))
-    data, constants = convert.inference(
-        lambda values, image: _predict(model(values, image)),
-        (1, spec.input_size, spec.input_size, 3),
-        weights,
-        (spec.input_name, *spec.outputs),
-    )
-    described = dataclasses.replace(
-        manifest,
-        kind="inference",
-        signatures=(),
-        variables=(),
-        constants=constants,
-        census=tflite_file.parse(data).census(),
-    )
-    data = convert.embed(data, described)
-    return patch.patch_inference(data, described, weights), constants

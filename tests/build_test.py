@@ -189,7 +189,9 @@ class FaultTest(absltest.TestCase):
             call = schema.BuiltinOperator.CALL_ONCE
             infer = [s for s in model.signatureDefs if s.signatureKey == b"infer"]
             graph = model.subgraphs[infer[0].subgraphIndex]
-            graph.operators = [o for o in graph.operators if codes[o.opcodeIndex] != call]
+            graph.operators = [
+                o for o in graph.operators if codes[o.opcodeIndex] != call
+            ]
 
         recipe = tiny_detector.recipe(trainable="heads")
         with mock.patch.object(convert, "_unshare_variables", forget_the_call):

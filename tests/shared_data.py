@@ -20,11 +20,11 @@ PALM_128 = anchors.PRESETS["palm_128"]
 PALM_128_RANGE = (-1.0, 1.0)
 
 
-def shared(relative: str) -> pathlib.Path:
+def shared(*parts: str) -> pathlib.Path:
     """Path of something below ../shared."""
-    path = SHARED / relative
+    path = SHARED.joinpath(*parts)
     if not path.exists():
-        _missing(f"../shared/{relative} is missing.")
+        _missing(f"../shared/{'/'.join(parts)} is missing.")
     return path
 
 

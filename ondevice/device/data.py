@@ -1,7 +1,8 @@
 """Finds out what a folder of data holds, and reads it.
 
 A folder holds, in this order of trial: folders named by class, with pictures in them;
-annotations (annotations.py); or, for a detector of one class, pictures, beside each other or in folders.
+annotations (annotations.py); or, for a detector of one class, pictures, there or in any
+folders.
 """
 
 import os

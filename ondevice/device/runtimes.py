@@ -13,6 +13,7 @@ from typing import Any
 
 AUTO = "auto"
 NAMES = ("ai_edge_litert", "tflite_runtime", "tensorflow")
+FLEX = "tensorflow"
 
 # Where each keeps its Interpreter. Importing a submodule of tensorflow imports it all.
 _MODULES = {
@@ -38,17 +39,27 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name in NAMES if importlib.util.find_spec(name) is not None)
 
 
-def choose(runtime: str = AUTO) -> str:
+def choose(runtime: str = AUTO, flex: bool = False) -> str:
     """Returns the name of the runtime that `runtime` stands for.
 
     Args:
       runtime: `auto` or one of `NAMES`.
+      flex: Whether the file needs TensorFlow's own kernels; `auto` is then the runtime
+        that has them.
 
     Raises:
       RuntimeChoiceError: If it is unknown or not installed, or if none is; the error
         lists those installed.
     """
     there = installed()
+    if runtime == AUTO and flex:
+        if FLEX not in there:
+            raise RuntimeChoiceError(
+                f"A file built with --ops=select must run on {FLEX!r} before 2.20, "
+                f"which alone has Flex. Received: {runtime!r}; installed: "
+                f"{list(there)}."
+            )
+        return FLEX
     if runtime == AUTO and there:
         return there[0]
     if runtime not in there:

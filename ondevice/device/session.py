@@ -95,7 +95,7 @@ class Session:
                 f"A file's signatures must be those of its manifest. Received: "
                 f"{strict_json.summary(faults)}; in {name}."
             )
-        self.runtime = runtimes.choose(runtime)
+        self.runtime = runtimes.choose(runtime, bool(self.file.flex()))
         self._interpreter = runtimes.create(self.file.data, self.runtime, threads)
         self._runners: dict[str, Any] = {}
         self._lock = threading.RLock()

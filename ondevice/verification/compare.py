@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints import manifest as manifests
-from ondevice.verification import check
+from ondevice.verification import check, inputs
 from ondevice.verification.reference import Trajectory
 
 Arrays = Mapping[str, np.ndarray]
@@ -53,6 +53,12 @@ def rebuilt(
       vendor: `vendor/<kind>/<place>` -> [n, ...], of the vendor's file.
       places: Output layer -> its place among the vendor's outputs.
       runtime: That ran the vendor's file.
+
+    Returns:
+      A check for each output on each kind, but for the framed ones: in a large black
+      area every cell makes the same rounding errors, and there the vendor's file is
+      further from itself between two sets of kernels than the bound. The files that
+      are converted run on the vendor's kernels, and keep the bound there too.
     """
     return [
         check.Check(
@@ -63,6 +69,7 @@ def rebuilt(
             check.PARITY,
         )
         for kind, got in outputs.items()
+        if kind != inputs.FRAMED
         for name, place in places.items()
     ]
 
@@ -149,8 +156,8 @@ def first_step_errors(
             keep = np.abs(gradient) >= ABOVE_NOISE * noise
         compared.append(keep)
         errors[name] = float(error[keep].max(initial=0.0))
-    shares = sum(int(k.sum()) for k in compared) / sum(k.size for k in compared)
-    return errors, shares
+    kept = np.concatenate([np.zeros(0, bool), *(keep.ravel() for keep in compared)])
+    return errors, float(kept.mean()) if kept.size else 0.0
 
 
 def long_run_errors(got: Arrays, runs: Runs, step: int) -> dict[str, float]:
@@ -239,7 +246,9 @@ def training(
         )
     )
     exact, single = runs.double.losses, runs.single.losses
-    allowed = 1e-4 * np.abs(exact) + GROWTH * np.abs(single - exact)
+    # Now and then two runs that have drifted apart cross: the drift so far counts.
+    own = np.maximum.accumulate(np.abs(single - exact))
+    allowed = 1e-4 * np.abs(exact) + GROWTH * own
     error = np.abs(arrays["losses"] - exact) / allowed
     checks.append(
         check.Check(

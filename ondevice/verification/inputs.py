@@ -14,10 +14,11 @@ from checkpoints import manifest as manifests
 from ondevice.detection import geometry
 from ondevice.device import images
 
-# Shares of the frame at which a photograph is shown: close up, and small in black. The
-# black matters: in a constant patch every cell of a max-pool ties, which noise never
-# does.
-_SHARES = (1.0, 0.6, 0.4)
+# Kinds of probe.
+NOISE, PHOTOGRAPHS, FRAMED = "noise", "photographs", "framed"
+
+# Shares of the frame that framed photographs take.
+_SHARES = (0.7, 0.5)
 _NOISE_IMAGES = 2
 
 
@@ -71,25 +72,37 @@ def probe_images(
     """Images for parity.
 
     Returns:
-      `noise` and, where there are paths, `photographs`: [n, S, S, 3] float32 in the
-      model's input range.
+      Kind -> [n, S, S, 3] float32 in the model's input range: `NOISE` and, where there
+      are paths, `PHOTOGRAPHS`, which fill the square, and `FRAMED`, in black frames.
     """
     size, (low, high) = manifest.input_size, manifest.input_range
     random = np.random.default_rng(1)
     shape = (_NOISE_IMAGES, size, size, 3)
     noise = low + (high - low) * random.random(shape, np.float32)
-    probes = {"noise": noise.astype(np.float32)}
-    shown = []
-    for pixels in map(images.read, paths):
+    probes = {NOISE: noise.astype(np.float32)}
+
+    def shown(pixels: np.ndarray, share: float) -> np.ndarray:
         height, width = pixels.shape[:2]
-        for share in _SHARES:
-            placed = images.place(
-                pixels, geometry.letterbox(width, height, share), size
-            )
-            shown.append(images.to_input(placed, manifest.input_range))
-    if shown:
-        probes["photographs"] = np.stack(shown)
+        placed = images.place(pixels, geometry.letterbox(width, height, share), size)
+        return images.to_input(placed, manifest.input_range)
+
+    pictures = [images.read(path) for path in paths]
+    if pictures:
+        squares = [_middle(pixels) for pixels in pictures]
+        squares += [square[:, ::-1] for square in squares]
+        probes[PHOTOGRAPHS] = np.stack([shown(square, 1.0) for square in squares])
+        probes[FRAMED] = np.stack(
+            [shown(pixels, share) for pixels in pictures for share in _SHARES]
+        )
     return probes
+
+
+def _middle(pixels: np.ndarray) -> np.ndarray:
+    """The largest square in the middle of a picture."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
 
 
 def candidates(
@@ -97,7 +110,8 @@ def candidates(
 ) -> Iterator[np.ndarray]:
     """Images to train on, without end: noise and photographs placed at random.
 
-    Each has a grey patch, in which every cell of a max-pool ties.
+    A part of each is grey: there every cell of a max-pool ties, which noise alone never
+    shows. It reaches over two thirds of the noise, so that it outlasts small networks.
 
     Yields:
       [S, S, 3] float32 in the model's input range.
@@ -108,6 +122,7 @@ def candidates(
     for index in itertools.count():
         if index % 3 == 0 or not pictures:
             image = low + (high - low) * random.random((size, size, 3), np.float32)
+            rows, columns = size, 2 * size // 3
         else:
             pixels = pictures[index % len(pictures)]
             height, width = pixels.shape[:2]
@@ -117,8 +132,9 @@ def candidates(
             image = images.to_input(
                 images.place(pixels, placing, size), manifest.input_range
             )
+            rows = columns = size // 3
         image = image.astype(np.float32)
-        image[: size // 3, : size // 3] = low + 0.3 * (high - low)
+        image[:rows, :columns] = low + 0.3 * (high - low)
         yield image
 
 

@@ -100,7 +100,7 @@ def prove(
     model = network.build(vendor.found.layers, vendor.found.spec.name)
     network.assign(model, vendor.weights)
     outputs = {kind: _outputs(model, images) for kind, images in probes.items()}
-    regressors = outputs["noise"]["regressors"][0]
+    regressors = outputs[inputs.NOISE]["regressors"][0]
     model_of = functools.partial(network.build, recipe.layers, recipe.spec.name)
     truth = reference.Reference(model_of, weights, recipe.trained, recipe.loss)
     shown = _conditioned(truth, files.manifest, photographs, regressors)

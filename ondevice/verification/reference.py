@@ -161,7 +161,7 @@ class Reference:
         if not sizes:
             return 1e-3
         if settings.name.startswith("adam"):
-            rate = 1e-3 * float(np.median(sizes))  # its first step is the rate
+            rate = 1e-3 * min(sizes)  # its first step is the rate
         else:
             rate = 1e-3 / max(s / w for s, w in zip(slopes, sizes))
         return float(np.float32(rate))

@@ -42,7 +42,9 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     if max(over.columns.stride, over.rows.stride) > 1 and over.columns.dilation > 1:
         raise operation.refuse("strides or dilations, not both", over.columns)
     folded = _Folded(over, kernel)
-    if operation.wanted[1]:
+    # A trained bias on constant filters would be added last: the operator takes
+    # constant biases only.
+    if any(operation.wanted[1:]):
         lines = folded.lines(image)
         result = folded.convolve(lines, filters, *bias)
     else:

@@ -1,0 +1,94 @@
+"""Exporting through Keras: weights of an interpreter -> a fresh file from TensorFlow.
+
+The way that the project's guide recommends: the tensors go from the interpreter's
+checkpoint into the TensorFlow model, and that is converted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from checkpoints import manifest as manifests
+from checkpoints import tflite_file, weights
+from ondevice import fresh
+from ondevice.rebuild import topology
+
+# Gives the inference file that holds frozen weights, and its manifest.
+Template = Callable[[], tuple[tflite_file.TfliteFile, manifests.Manifest]]
+
+
+class ReconversionError(ValueError):
+    """Weights that do not make the model that they are said to be of."""
+
+
+def reconvert(
+    manifest: manifests.Manifest,
+    state: Mapping[str, np.ndarray],
+    template: Template,
+    kind: str,
+    dtype: str = "float32",
+) -> bytes:
+    """Converts a model anew.
+
+    Args:
+      manifest: Of the trainable file.
+      state: Every variable of it.
+      template: Called only where a weight of the network is not among the variables.
+      kind: `trainable` or `inference`.
+      dtype: Of an inference file's weights.
+
+    Returns:
+      The file, its manifest embedded; the fingerprint is the old one.
+
+    Raises:
+      RecipeError: If the manifest names what is not known.
+      WeightsError: If the template has not every weight that is missing.
+      ReconversionError: If the new file is another model than the old one.
+      ConversionError: If the converter refuses.
+    """
+    recipe = fresh.recipe_of(manifest)
+    shapes = topology.variables(recipe.layers)
+    frozen = {name: shape for name, shape in shapes.items() if name not in state}
+    values = {name: state[name] for name in shapes if name in state}
+    if frozen:
+        values |= weights.of_inference(*template(), frozen)
+    ordered = {name: np.ascontiguousarray(values[name]) for name in shapes}
+    if kind == "inference":
+        return fresh.make_inference(recipe, manifest, ordered, dtype)[0]
+    data, made = fresh.make_trainable(recipe, ordered, state)
+    if made.fingerprint != manifest.fingerprint:
+        raise ReconversionError(
+            "The reconverted file must be of the model's fingerprint "
+            f"{manifest.fingerprint}. Received: {made.fingerprint}; the frozen weights "
+            "or the variables differ."
+        )
+    return data
+
+
+def read_select_checkpoint(
+    path: str, manifest: manifests.Manifest
+) -> dict[str, np.ndarray]:
+    """Reads what a file built with --ops=select saved: a TensorFlow V1 checkpoint.
+
+    Raises:
+      ReconversionError: If it is none, or not of the manifest's variables.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        shapes = reader.get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise ReconversionError(
+            "The checkpoint of a file built with --ops=select must be one that it "
+            f"saved. Received: {path}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    wanted = {v.name: v.shape for v in manifest.variables}
+    if {name: tuple(shape) for name, shape in shapes.items()} != wanted:
+        raise ReconversionError(
+            "A checkpoint must hold exactly the variables of this model. Received: "
+            f"{path}, which differs in "
+            f"{sorted(set(shapes.items()) ^ set(wanted.items()))[:8]}."
+        )
+    return {name: np.asarray(reader.get_tensor(name)) for name in wanted}

@@ -1,0 +1,133 @@
+"""Tests of recipes and what they make."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from absl.testing import absltest
+
+from checkpoints import manifest as manifests
+from checkpoints import tflite_file, weights
+from ondevice import fresh
+from ondevice.device import session
+from ondevice.rebuild import topology
+from signatures import contract
+from tests import tiny_builds, tiny_detector
+
+
+class RecipeTest(absltest.TestCase):
+    def test_a_manifest_gives_its_recipe_back(self):
+        manifest = tiny_builds.heads().manifest
+        with tiny_detector.known():
+            self.assertEqual(fresh.recipe_of(manifest), tiny_builds.heads_recipe())
+
+    def test_unknown_spec(self):
+        with self.assertRaisesRegex(fresh.RecipeError, "one of palm_full.*'palm_tiny'"):
+            fresh.recipe_of(tiny_builds.heads().manifest)
+
+    def test_unknown_hyperparameter(self):
+        manifest = tiny_builds.heads().manifest
+        for changed in (
+            dataclasses.replace(manifest, optimizer={"name": "adam", "speed": 1}),
+            dataclasses.replace(manifest, losses={"speed": 1.0}),
+        ):
+            with tiny_detector.known():
+                with self.assertRaisesRegex(fresh.RecipeError, "speed"):
+                    fresh.recipe_of(changed)
+
+
+class MakeTest(absltest.TestCase):
+    def test_embedded_manifests(self):
+        files = tiny_builds.heads()
+        model = manifests.of_file(tflite_file.parse(files.model))
+        frozen = manifests.of_file(tflite_file.parse(files.inference))
+        self.assertEqual(model, files.manifest)
+        self.assertEqual((model.kind, frozen.kind), ("trainable", "inference"))
+        self.assertEqual(model.fingerprint, frozen.fingerprint)
+        self.assertEqual(frozen.constants, files.constants)
+        self.assertEqual((frozen.variables, frozen.signatures), ((), ()))
+        self.assertEqual(model.classes, tiny_builds.CLASSES)
+
+    def test_the_weights_are_the_files_constants(self):
+        files = tiny_builds.heads()
+        given = tiny_detector.weights(1, len(tiny_builds.CLASSES))
+        recipe = tiny_builds.heads_recipe()
+        state = weights.of_trainable(tflite_file.parse(files.model), files.manifest)
+        for name in recipe.trained:
+            np.testing.assert_array_equal(state[name], given[name], err_msg=name)
+        file = tflite_file.parse(files.inference)
+        shapes = topology.variables(recipe.layers)
+        stored = weights.of_inference(file, manifests.of_file(file), shapes)
+        self.assertEqual(set(stored), set(given))
+        for name, value in given.items():
+            np.testing.assert_array_equal(stored[name], value, err_msg=name)
+
+    def test_the_file_gives_what_its_buffers_hold(self):
+        files = tiny_builds.whole()
+        held = weights.of_trainable(tflite_file.parse(files.model), files.manifest)
+        with session.Session(files.model) as opened:
+            state = opened.state()
+        self.assertEqual(set(held), set(state))
+        for name, value in state.items():
+            np.testing.assert_array_equal(held[name], value, err_msg=name)
+
+    def test_cached_features_only_where_the_trunk_is_frozen(self):
+        keys = {s.key for s in tiny_builds.heads().manifest.signatures}
+        self.assertContainsSubset({contract.FEATURES, contract.TRAIN_FEATURES}, keys)
+        keys = {s.key for s in tiny_builds.whole().manifest.signatures}
+        self.assertNotIn(contract.FEATURES, keys)
+
+    def test_fingerprint_covers_frozen_weights_and_not_trained_ones(self):
+        files = tiny_builds.heads()
+        recipe, manifest = tiny_builds.heads_recipe(), files.manifest
+        given = tiny_detector.weights(1, len(tiny_builds.CLASSES))
+
+        def fingerprint(**changed):
+            frozen = {
+                n: np.ascontiguousarray(w).tobytes()
+                for n, w in (given | changed).items()
+                if n not in recipe.trained
+            }
+            return manifests.fingerprint(
+                manifest.spec, manifest.classes, manifest.variables, frozen
+            )
+
+        self.assertEqual(fingerprint(), manifest.fingerprint)
+        self.assertEqual(
+            fingerprint(**{recipe.trained[0]: np.zeros(1)}), manifest.fingerprint
+        )
+        self.assertNotEqual(
+            fingerprint(**{"conv2d/bias": np.zeros(4)}), manifest.fingerprint
+        )
+
+
+class DamagedManifestTest(absltest.TestCase):
+    def test_buffers_that_do_not_hold_the_weights(self):
+        files = tiny_builds.heads()
+        file = tflite_file.parse(files.model)
+        first, *others = files.manifest.variables
+        for buffer in (-1, 0, 10**6, others[-1].buffer):
+            wrong = dataclasses.replace(first, buffer=buffer)
+            manifest = dataclasses.replace(files.manifest, variables=(wrong, *others))
+            with self.assertRaisesRegex(weights.WeightsError, first.name):
+                weights.of_trainable(file, manifest)
+
+    def test_constants_that_do_not_hold_the_weights(self):
+        files = tiny_builds.heads()
+        file = tflite_file.parse(files.inference)
+        manifest = manifests.of_file(file)
+        shapes = topology.variables(tiny_builds.heads_recipe().layers)
+        first, *others = manifest.constants
+        for wrong in (
+            dataclasses.replace(first, buffer=0),
+            dataclasses.replace(first, permutation=(0,)),
+            dataclasses.replace(first, variable="other"),
+        ):
+            changed = dataclasses.replace(manifest, constants=(wrong, *others))
+            with self.assertRaisesRegex(weights.WeightsError, first.variable):
+                weights.of_inference(file, changed, shapes)
+
+
+if __name__ == "__main__":
+    absltest.main()
