@@ -64,8 +64,8 @@ _EPOCHS = flags.DEFINE_integer(
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     None,
-    "Learning rate at its height. Default: 3e-4 for adam and adamw, 1e-2 for momentum "
-    "and sgd.",
+    "Learning rate at its height. Default: 1e-4 for adam and adamw, 1e-3 for "
+    "momentum, 1e-5 for sgd, whose steps grow with the gradient.",
     flag_values=FLAGS,
 )
 _SCHEDULE = flags.DEFINE_enum(
@@ -105,7 +105,7 @@ _THREADS = flags.DEFINE_integer(
 )  # fmt: skip
 
 # Learning rates by optimizer.
-_RATES = {"adam": 3e-4, "adamw": 3e-4, "momentum": 1e-2, "sgd": 1e-2}
+_RATES = {"adam": 1e-4, "adamw": 1e-4, "momentum": 1e-3, "sgd": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,8 @@ def tiny_model(
 ) -> Callable[[str], pathlib.Path]:
     """Optimizer -> a trainable file of the tiny detector, classes a and b; made once.
 
-    `inference.tflite` lies beside it.
+    Everything trains with adam; with the others, for speed, the last block and the
+    heads. `inference.tflite` lies beside it.
     """
 
     @functools.cache
@@ -50,7 +51,9 @@ def tiny_model(
 
         clip_norm = 0.0 if optimizer == "sgd" else 1.0
         recipe = tiny_detector.recipe(
-            classes=("a", "b"), settings=optimizers.Settings(optimizer, clip_norm)
+            classes=("a", "b"),
+            settings=optimizers.Settings(optimizer, clip_norm),
+            trainable="all" if optimizer == "adam" else "blocks:1",
         )
         weights = porting.with_classes(tiny_detector.weights(), recipe.layers)
         with tiny_detector.known():

@@ -94,6 +94,20 @@ class TestClassFolders:
         with pytest.raises(samples.DataError, match=words[name]):
             data.load(tmp_path / name, ["a", "b"])
 
+    def test_one_class_takes_the_pictures_of_all_folders(self, tmp_path, log):
+        for name in ("0/img_1.jpg", "7/img_2.jpg"):
+            picture(tmp_path / name)
+        (tmp_path / "empty").mkdir()
+        found = data.load(tmp_path, ["palm"])
+        assert [s.class_index for s in found.samples] == [0, 0]
+        assert len(log) == 1
+        assert "no folder is named palm" in log[0] and log[0].endswith(": 0, 7.")
+        with pytest.raises(samples.DataError, match="folder named by a class"):
+            data.load(tmp_path, ["palm", "fist"])
+        (tmp_path / "palm").mkdir()
+        picture(tmp_path / "palm" / "img_3.jpg")
+        assert len(data.load(tmp_path, ["palm"])) == 1
+
     def test_one_class_takes_a_folder_of_pictures(self, tmp_path):
         picture(tmp_path / "1.jpg")
         (found,) = data.load(tmp_path, ["palm"]).samples

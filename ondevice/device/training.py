@@ -59,7 +59,7 @@ class Settings:
     """
 
     epochs: int = 12
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     schedule: str = schedule.COSINE
     seed: int = 0
     frame: tuple[float, float] = (0.4, 1.0)
@@ -410,7 +410,9 @@ def _interruptions() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
         logging.info("Stopping after this step; Ctrl-C again does not wait.")
 
-    before = signal.signal(signal.SIGINT, stop)
+    # None: a handler that is not Python's, which only C could put back.
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+    signal.signal(signal.SIGINT, stop)
     try:
         yield asked
     finally:
