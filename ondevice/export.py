@@ -354,7 +354,7 @@ def _compare(
         if config.kind == "trainable" and not select:
             got = exported.state()
             differing = [n for n in state if got[n].tobytes() != state[n].tobytes()]
-    exceeded = [not one <= bound for one, bound in zip(found, config.bounds)]
+    exceeded = [one > bound for one, bound in zip(found, config.bounds)]
     if differing or any(exceeded) or not all(map(math.isfinite, found)):
         raise ExportError(
             "The exported file must hold the weights, and give the model's outputs "

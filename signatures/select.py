@@ -56,18 +56,11 @@ class SelectTrainable(trainable.Trainable):
 
     def _restore(self, tensors):
         """Reads everything, then assigns: a checkpoint is taken whole or not at all."""
+        path = tensors["checkpoint_path"]
         restored = [
-            tf.reshape(  # Of another shape's tensor it fails.
-                tf.raw_ops.Restore(
-                    file_pattern=tensors["checkpoint_path"],
-                    tensor_name=name,
-                    dt=variable.dtype,
-                ),
-                variable.shape,
-            )
+            tf.raw_ops.Restore(file_pattern=path, tensor_name=name, dt=variable.dtype)
             for name, _, variable in self._state
         ]
-        with tf.control_dependencies(restored):
-            for value, (_, _, variable) in zip(restored, self._state):
-                variable.assign(value)
+        for value, (_, _, variable) in zip(restored, self._state):
+            variable.assign(value)
         return {"restored": tf.constant(len(self._state), tf.int32)}
