@@ -59,7 +59,7 @@ _LABELS_FROM = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "Epochs in all. Default: 12.", lower_bound=1, flag_values=FLAGS
+    "epochs", None, "Epochs in all. Default: 8.", lower_bound=1, flag_values=FLAGS
 )
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",

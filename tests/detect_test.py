@@ -1,5 +1,6 @@
 """Tests of the detect command, in processes that have no tensorflow."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -73,8 +74,6 @@ def test_a_broken_image_is_passed_over_and_said(command, tmp_path):
     done = command(f"--output_dir={tmp_path / 'out'}", folder)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    import json
-
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found["images"]) == 2
     (failed,) = found["failed"]

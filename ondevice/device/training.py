@@ -13,6 +13,7 @@ import math
 import pathlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ class Settings:
       frame: Range of the share of the frame that a picture takes.
     """
 
-    epochs: int = 12
+    epochs: int = 8
     learning_rate: float = 1e-4
     schedule: str = schedule.COSINE
     seed: int = 0
@@ -197,6 +198,7 @@ class Training:
         self._journal = journal.Journal(directory / METRICS)
         self.state = State()
         self._plotted = True
+        self._started = time.monotonic()
         if resumed is not None:
             self._take_up(resumed)
 
@@ -293,9 +295,9 @@ class Training:
         self._save(LATEST)
         logging.info(
             "Epoch %d/%d: loss %.4f; validation: class accuracy %.4f, recall %.4f, "
-            "mean IoU %.4f%s.", state.epoch, settings.epochs, line["loss"],
+            "mean IoU %.4f%s; %.0f s.", state.epoch, settings.epochs, line["loss"],
             validation["class_accuracy"], validation["recall"], validation["mean_iou"],
-            " (best so far)" if line["best"] else "",
+            " (best so far)" if line["best"] else "", time.monotonic() - self._started,
         )  # fmt: skip
         if self._plotted:
             self._plotted = journal.draw(
