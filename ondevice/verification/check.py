@@ -17,6 +17,9 @@ TRAINING = 1.0
 # Finite difference of the loss along the gradient, relative.
 SLOPE = 0.01
 
+# The loss before a step, relative, from the same weights.
+LOSS = 1e-5
+
 # Things that must be equal to the bit, or must not fail: how many are not.
 NONE = 0.0
 

@@ -32,6 +32,15 @@ Arrays = dict[str, Any]
 # The last steps of the long run are done again from a checkpoint.
 RESUMED_STEPS = 2
 
+# Batches of one image each, on each of which one step is taken from the fresh file.
+BATCHES = 3
+
+
+def checked_steps(steps: int) -> list[int]:
+    """The steps of the long run that are compared, the state before them with it."""
+    return sorted({min(step, steps) for step in (2, steps // 4, steps // 2, steps)})
+
+
 # The finite difference changes the loss by about this share: large beside rounding,
 # small beside the loss's curvature.
 _LOSS_SHARE = 2e-3
@@ -119,6 +128,7 @@ class _Exercise:
     def run(self) -> None:
         self._forward()
         fresh = self._orders()
+        self._first_steps()
         trained, state = self._train()
         self._resume(state)
         self._patched(trained, state)
@@ -219,23 +229,31 @@ class _Exercise:
         }
         return state
 
-    def _train(self) -> tuple[_Runner, Arrays]:
-        """The long run; keeps the variables after one step and at its end."""
-        runner, losses, norms = self._fresh(), [], []
-        inputs = {**self._batch, "learning_rate": self._rate}
-        for step in range(1, self._job.steps + 1):
+    def _first_steps(self) -> None:
+        """One step from the fresh file on each batch."""
+        for index in range(BATCHES):
+            runner = self._fresh()
+            batch = self._job.arrays(f"batch_{index}.npz")
+            inputs = {**batch, "learning_rate": self._rate}
             outputs = runner.call(contract.TRAIN, inputs)
-            losses.append(float(outputs["loss"]))
-            norms.append(float(outputs["gradient_norm"]))
-            if step == 1:
-                self._keep("state/1", self._save(runner))
+            self._keep(f"first/{index}", self._save(runner))
+            self.arrays[f"first_norm/{index}"] = outputs["gradient_norm"]
+
+    def _train(self) -> tuple[_Runner, Arrays]:
+        """The long run; keeps the variables before and after the steps compared."""
+        runner, losses = self._fresh(), []
+        inputs = {**self._batch, "learning_rate": self._rate}
+        checked = checked_steps(self._job.steps)
+        for step in range(1, self._job.steps + 1):
+            if step in checked:
+                self._keep(f"before/{step}", self._save(runner))
+            losses.append(float(runner.call(contract.TRAIN, inputs)["loss"]))
+            if step in checked:
+                self._keep(f"after/{step}", self._save(runner))
             if step == self._job.steps - RESUMED_STEPS:
                 self._before = self._save(runner)
-        state = self._save(runner)
-        self._keep(f"state/{self._job.steps}", state)
         self.arrays["losses"] = np.array(losses)
-        self.arrays["norms"] = np.array(norms)
-        return runner, state
+        return runner, self._save(runner)
 
     def _resume(self, state: Arrays) -> None:
         """A new interpreter, restored shortly before the end, must end the same."""
@@ -272,22 +290,24 @@ class _Exercise:
     def _slope(self, state: Arrays) -> None:
         """The loss along the gradient that one step used, by finite differences."""
         after = {
-            name.removeprefix("state/1/"): value
+            name.removeprefix("first/0/"): value
             for name, value in self.arrays.items()
-            if name.startswith("state/1/")
+            if name.startswith("first/0/")
         }
+        batch = self._job.arrays("batch_0.npz")
         gradient = _gradient(self._manifest, state, after, float(self._rate))
         length = float(np.sqrt(sum(np.sum(g * g) for g in gradient.values())))
         runner = self._fresh()
-        loss = float(runner.call(contract.EVALUATE, self._batch)["loss"])
-        reach = _LOSS_SHARE / 2 * abs(loss) / max(self.arrays["norms"][0], 1e-30)
+        loss = float(runner.call(contract.EVALUATE, batch)["loss"])
+        slope = float(self.arrays["first_norm/0"])
+        reach = _LOSS_SHARE / 2 * abs(loss) / max(slope, 1e-30)
         losses, moved = [], {}
         for sign in (1.0, -1.0):
             for name, g in gradient.items():
                 step = sign * reach / max(length, 1e-30) * g
                 moved[name] = (state[name] + step).astype(np.float32)
             runner.call(contract.RESTORE, {**state, **moved})
-            losses.append(float(runner.call(contract.EVALUATE, self._batch)["loss"]))
+            losses.append(float(runner.call(contract.EVALUATE, batch)["loss"]))
         self.facts["slope"] = (losses[0] - losses[1]) / (2 * reach)
 
     def _keep(self, prefix: str, state: Arrays) -> None:

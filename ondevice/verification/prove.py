@@ -22,7 +22,7 @@ from checkpoints import tflite_file
 from ondevice import fresh
 from ondevice.device import runtimes
 from ondevice.rebuild import network, recognition, topology
-from ondevice.verification import check, compare, inputs, reference
+from ondevice.verification import check, compare, exercise, inputs, reference
 
 STEPS = 20
 _THREADS = 2
@@ -100,24 +100,9 @@ def prove(
     model = network.build(vendor.found.layers, vendor.found.spec.name)
     network.assign(model, vendor.weights)
     outputs = {kind: _outputs(model, images) for kind, images in probes.items()}
-    regressors = outputs[inputs.NOISE]["regressors"][0]
-    model_of = functools.partial(network.build, recipe.layers, recipe.spec.name)
-    truth = reference.Reference(model_of, weights, recipe.trained, recipe.loss)
-    shown = _conditioned(truth, files.manifest, photographs, regressors)
-    batch = inputs.training_batch(
-        files.manifest, shown, regressors, recipe.batch_size
-    )
-    logging.info("Training %d steps with tf.GradientTape for comparison.", steps)
-    runs = compare.Runs(
-        *(
-            truth.train(batch, recipe.settings, steps, dtype)
-            for dtype in ("float32", "float64")
-        )
-    )
+    course = _Course(recipe, weights, files.manifest, photographs, outputs)
     checks = _static(files, recipe)
-    losses: dict[str, Sequence[float]] = {
-        "tf.GradientTape": runs.single.losses.tolist()
-    }
+    losses: dict[str, Sequence[float]] = {}
     errors: dict[str, Mapping[str, float]] = {}
     with tempfile.TemporaryDirectory() as directory:
         job = pathlib.Path(directory)
@@ -125,8 +110,10 @@ def prove(
         (job / "model.tflite").write_bytes(files.model)
         (job / "inference.tflite").write_bytes(files.inference)
         np.savez(job / "probes.npz", **probes)
-        np.savez(job / "batch.npz", **batch)
-        described = {"rate": runs.single.rate, "steps": steps, "threads": _THREADS}
+        np.savez(job / "batch.npz", **course.mixed)
+        for index, batch in enumerate(course.batches):
+            np.savez(job / f"batch_{index}.npz", **batch)
+        described = {"rate": course.rate, "steps": steps, "threads": _THREADS}
         (job / "job.json").write_text(json.dumps(described))
         for runtime in only or _runtimes(recipe.ops):
             logging.info("Running the files in %s.", runtime)
@@ -150,15 +137,101 @@ def prove(
             checks += compare.rebuilt(outputs, arrays, places, runtime)
             checks += compare.fresh(arrays, list(probes), places, runtime)
             checks.append(compare.orders(facts, runtime))
-            checks += compare.training(
-                arrays, facts, runs, files.manifest, runtime
+            logging.info("Comparing its training with tf.GradientTape.")
+            trained, errors[runtime] = compare.training(
+                arrays,
+                facts,
+                course.firsts,
+                course.first_mixed,
+                course.along(arrays, exercise.checked_steps(steps)),
+                recipe.settings.name,
+                runtime,
             )
+            checks += trained
             checks += compare.kept(arrays, facts, files.manifest, runtime)
             losses[runtime] = arrays["losses"].tolist()
-            errors[runtime], _ = compare.first_step_errors(
-                compare.state(arrays, 1), runs, recipe.settings.name
-            )
+    if losses:
+        losses = {"tf.GradientTape": course.losses(steps), **losses}
     return Proof(tuple(checks), losses, errors)
+
+
+class _Course:
+    """The batches that are trained on, and the reference's steps on them.
+
+    Attributes:
+      batches: Of one image each.
+      mixed: Of all the images.
+      rate: The learning rate.
+    """
+
+    def __init__(
+        self,
+        recipe: fresh.Recipe,
+        weights: Mapping[str, np.ndarray],
+        manifest: manifests.Manifest,
+        photographs: list[pathlib.Path],
+        outputs: Mapping[str, Mapping[str, np.ndarray]],
+    ) -> None:
+        self._settings = recipe.settings
+        self._truth = reference.Reference(
+            functools.partial(network.build, recipe.layers, recipe.spec.name),
+            weights,
+            recipe.trained,
+            recipe.loss,
+        )
+        regressors = outputs[inputs.NOISE]["regressors"][0]
+        logging.info("Choosing images on which gradients do not hang on rounding.")
+        shown = _conditioned(self._truth, manifest, photographs, regressors)
+
+        def batch(chosen: list[np.ndarray]) -> dict[str, np.ndarray]:
+            size = recipe.batch_size
+            return inputs.training_batch(manifest, chosen, regressors, size)
+
+        count = exercise.BATCHES
+        self.batches = [batch([shown[i % len(shown)]]) for i in range(count)]
+        self.mixed = batch(shown)
+        self.rate = self._truth.rate(self.mixed, self._settings)
+        self._fresh = self._truth.fresh_state(self._settings)
+
+    @functools.cached_property
+    def firsts(self) -> list[compare.Step]:
+        """From the fresh state, on each batch of one image."""
+        return [self._step(self._fresh, batch) for batch in self.batches]
+
+    @functools.cached_property
+    def first_mixed(self) -> compare.Step:
+        """From the fresh state, on the mixed batch."""
+        return self._step(self._fresh, self.mixed)
+
+    def along(
+        self, arrays: Mapping[str, np.ndarray], numbers: Sequence[int]
+    ) -> dict[int, compare.Step]:
+        """Step -> the reference's, from the state that a runtime had before it."""
+        return {
+            number: self._step(compare.state(arrays, f"before/{number}"), self.mixed)
+            for number in numbers
+        }
+
+    def losses(self, steps: int) -> list[float]:
+        """The loss before each step of the reference's own run, in float32."""
+        state, found = self._fresh, []
+        for number in range(steps):
+            loss, after = self._truth.step(
+                state, self.mixed, self._settings, self.rate, "float32"
+            )
+            state = {**after, "step": np.int32(number + 1)}
+            found.append(loss)
+        return found
+
+    def _step(
+        self, before: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    ) -> compare.Step:
+        found = {
+            dtype: self._truth.step(before, batch, self._settings, self.rate, dtype)
+            for dtype in ("float32", "float64")
+        }
+        loss, double = found["float64"]
+        return compare.Step(before, found["float32"][1], double, loss)
 
 
 def _conditioned(

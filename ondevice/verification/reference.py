@@ -7,7 +7,6 @@ TensorFlow's own kernels, steps are `keras.optimizers`'.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -18,27 +17,12 @@ import tensorflow as tf
 from signatures import optimizers, stateless
 
 # Optimizer -> our slot's name -> the attribute of Keras' optimizer that lists them.
-_SLOTS = {
+_SLOTS: dict[str, dict[str, str]] = {
     "adam": {"m": "_momentums", "v": "_velocities"},
     "adamw": {"m": "_momentums", "v": "_velocities"},
     "momentum": {"velocity": "momentums"},
     "sgd": {},
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Trajectory:
-    """A training run.
-
-    Attributes:
-      rate: The learning rate.
-      losses: [steps] float64, before each step.
-      states: Steps done -> every variable by name, slots included, the step left out.
-    """
-
-    rate: float
-    losses: np.ndarray
-    states: Mapping[int, Mapping[str, np.ndarray]]
 
 
 class Reference:
@@ -61,6 +45,7 @@ class Reference:
         """
         self._weights, self._trained, self._loss = weights, tuple(trained), loss
         self._models, self._gradients = {}, {}
+        self._optimizers: dict = {}
         for dtype in ("float32", "float64"):
             with _precision(dtype):
                 self._models[dtype] = build()
@@ -90,44 +75,66 @@ class Reference:
             for one, other in zip(found["float32"], found["float64"])
         )
 
-    def train(
+    def step(
         self,
+        state: Mapping[str, np.ndarray],
         batch: Mapping[str, np.ndarray],
         settings: optimizers.Settings,
-        steps: int,
+        rate: float,
         dtype: str,
-    ) -> Trajectory:
-        """Trains on one batch.
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """Takes one training step from any state.
 
         Args:
+          state: Every variable of the file by name: weights, slots, the step.
           batch: The inputs of `train` by name, without the learning rate.
           settings: The optimizer.
-          steps: How many.
+          rate: The learning rate.
           dtype: `float32` or `float64`.
 
         Returns:
-          The run, at a rate at which the weight that moves most moves by 1e-3 of its
-          size in the first step.
+          The loss before the step, and the state after it, but for the step's number.
         """
         variables = self._reset(dtype)
-        inputs = _tensors(batch, dtype)
-        rate = self._rate(batch, settings)
-        optimizer = _optimizer(settings, rate)
-        with _precision(dtype):
-            optimizer.build(variables)
-        states = {0: _state(optimizer, settings.name, self._trained, variables)}
-        losses = []
-        for step in range(1, steps + 1):
-            loss, gradients = self._gradients[dtype](*inputs)
-            if settings.clip_norm:
-                gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
-            optimizer.apply(gradients, variables)
-            losses.append(float(loss))
-            if step in (1, steps):
-                states[step] = _state(
-                    optimizer, settings.name, self._trained, variables
-                )
-        return Trajectory(rate, np.array(losses), states)
+        optimizer = self._optimizer(settings, dtype, variables)
+        for name, variable in zip(self._trained, variables):
+            variable.assign(state[name])
+        for slot, values in _slots(optimizer, settings).items():
+            for name, value in zip(self._trained, values, strict=True):
+                value.assign(state[f"{name}/{slot}"])
+        optimizer.iterations.assign(int(state["step"]))
+        optimizer.learning_rate.assign(rate)
+        loss, gradients = self._gradients[dtype](*_tensors(batch, dtype))
+        if settings.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
+        optimizer.apply(gradients, variables)
+        after = {n: v.numpy().copy() for n, v in zip(self._trained, variables)}
+        for slot, values in _slots(optimizer, settings).items():
+            for name, value in zip(self._trained, values):
+                after[f"{name}/{slot}"] = value.numpy().copy()
+        return float(loss), after
+
+    def fresh_state(self, settings: optimizers.Settings) -> dict[str, np.ndarray]:
+        """The state that a fresh file starts from."""
+        state = {name: np.asarray(self._weights[name]) for name in self._trained}
+        for slot in _SLOTS[settings.name]:
+            for name in self._trained:
+                state[f"{name}/{slot}"] = np.zeros_like(state[name])
+        return {**state, "step": np.int32(0)}
+
+    def _optimizer(
+        self,
+        settings: optimizers.Settings,
+        dtype: str,
+        variables: list[keras.Variable],
+    ) -> keras.optimizers.Optimizer:
+        key = (settings, dtype)
+        if key not in self._optimizers:
+            made = _keras_optimizer(settings)
+            with _precision(dtype):
+                made.build(variables)
+            self._optimizers[key] = made
+        return self._optimizers[key]
 
     def _reset(self, dtype: str) -> list[keras.Variable]:
         """Gives every variable its first value; returns those that train."""
@@ -145,9 +152,15 @@ class Reference:
             loss = self._loss(model(image), **targets)["loss"]
         return loss, tape.gradient(loss, values, unconnected_gradients="zero")
 
-    def _rate(
+    def rate(
         self, batch: Mapping[str, np.ndarray], settings: optimizers.Settings
     ) -> float:
+        """A learning rate for a batch and an optimizer.
+
+        Returns:
+          The rate at which the weight that moves most moves by 1e-3 of its size in the
+          first step; exact in float32.
+        """
         self._reset("float32")
         _, gradients = self._gradients["float32"](*_tensors(batch, "float32"))
         if settings.clip_norm:
@@ -186,11 +199,9 @@ def _tensors(batch: Mapping[str, np.ndarray], dtype: str):
     return tensors.pop("image"), tensors
 
 
-def _optimizer(
-    settings: optimizers.Settings, rate: float
-) -> keras.optimizers.Optimizer:
+def _keras_optimizer(settings: optimizers.Settings) -> keras.optimizers.Optimizer:
+    """Keras' own, its learning rate to be set."""
     adam = {
-        "learning_rate": rate,
         "beta_1": settings.beta_1,
         "beta_2": settings.beta_2,
         "epsilon": settings.epsilon,
@@ -200,19 +211,14 @@ def _optimizer(
     if settings.name == "adamw":
         return keras.optimizers.AdamW(**adam, weight_decay=settings.weight_decay)
     momentum = settings.momentum if settings.name == "momentum" else 0.0
-    return keras.optimizers.SGD(rate, momentum=momentum)
+    return keras.optimizers.SGD(momentum=momentum)
 
 
-def _state(
-    optimizer: keras.optimizers.Optimizer,
-    name: str,
-    trained: Sequence[str],
-    variables: Sequence[keras.Variable],
-) -> dict[str, np.ndarray]:
-    """Weights and slots under the names that the file has."""
-    state = {n: v.numpy().copy() for n, v in zip(trained, variables, strict=True)}
-    for slot, attribute in _SLOTS[name].items():
-        values = getattr(optimizer, attribute)
-        for weight, value in zip(trained, values, strict=True):
-            state[f"{weight}/{slot}"] = value.numpy().copy()
-    return state
+def _slots(
+    optimizer: keras.optimizers.Optimizer, settings: optimizers.Settings
+) -> dict[str, list[keras.Variable]]:
+    """Our slot's name -> Keras' variables for it, in the order of the weights."""
+    return {
+        slot: getattr(optimizer, attribute)
+        for slot, attribute in _SLOTS[settings.name].items()
+    }
