@@ -168,7 +168,7 @@ class TestAnnotated:
 
 class TestOnPhotographs:
     def test_digits_are_cut_between_students(self):
-        root = shared_data.shared("data/sign_digits")
+        root = shared_data.shared("data", "sign_digits")
         found = data.load(root, [str(digit) for digit in range(7)])
         counts = np.bincount([s.class_index for s in found.samples])
         assert len(found) == counts.sum() == len(shared_data.digits())

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ondevice import detect
-from tests import conftest, small_data
+from tests import shared_data, small_data
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_pictures_are_never_overwritten(command, tmp_path):
 
 
 def test_the_vendors_file(command, tmp_path):
-    model = conftest.shared("models", "palm_detection_128.tflite")
-    photograph = conftest.shared("data", "sign_digits", "5")
+    model = shared_data.shared("models", "palm_detection_128.tflite")
+    photograph = shared_data.shared("data", "sign_digits", "5")
     path = sorted(photograph.glob("*.jpg"))[0]
     done = command(
         f"--output_dir={tmp_path}", "--min_score=0.3", path, model=model

@@ -13,7 +13,7 @@ from absl.testing import absltest, parameterized
 from checkpoints import tflite_file
 from ondevice import inspect
 from ondevice.device import probe, runtimes
-from tests import conftest, tflite_file_test, tiny
+from tests import conftest, shared_data, tflite_file_test, tiny
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -56,7 +56,7 @@ class InspectTest(parameterized.TestCase):
         self.assertRegex(done.stderr, "manifest   trainable of tiny, classes a, b")
 
     def test_vendor_file(self):
-        path = str(conftest.shared("models", "face_detection_front.tflite"))
+        path = str(shared_data.shared("models", "face_detection_front.tflite"))
         with mock.patch.object(runtimes, "NAMES", runtimes.installed()[:1]):
             found = inspect.inspect(path)
         self.assertEqual(found["operators"]["CONV_2D"], 21)

@@ -32,7 +32,7 @@ def digits(
     classes: tuple[int, ...] = tuple(range(7)), step: int = 1
 ) -> list[tuple[pathlib.Path, int]]:
     """(path, digit) of photographs, every `step`-th of each class by file number."""
-    root = shared("data/sign_digits")
+    root = shared("data", "sign_digits")
     found = []
     for digit in classes:
         files = sorted(
@@ -44,7 +44,7 @@ def digits(
 
 def palm_128():
     """infer(image [1, 128, 128, 3]) -> (regressors, logits) of the vendor's file."""
-    path = shared("models/palm_detection_128.tflite")
+    path = shared("models", "palm_detection_128.tflite")
     try:
         from tflite_runtime import interpreter as runtime
     except ImportError:

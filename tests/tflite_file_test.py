@@ -13,7 +13,7 @@ import tflite
 from absl.testing import absltest, parameterized
 
 from checkpoints import flatbuffer, operator_options, tflite_file
-from tests import conftest
+from tests import shared_data
 
 MODELS = (
     "face_detection_back",
@@ -135,7 +135,7 @@ def model_bytes(
 class ReadTest(parameterized.TestCase):
     @parameterized.parameters(*MODELS)
     def test_equals_the_generated_accessors(self, name):
-        path = conftest.shared("models", f"{name}.tflite")
+        path = shared_data.shared("models", f"{name}.tflite")
         file = tflite_file.read(path)
         model = tflite.Model.GetRootAs(path.read_bytes())
         self.assertEqual(file.description, model.Description().decode())
@@ -181,7 +181,7 @@ class ReadTest(parameterized.TestCase):
 
     def test_float16_stays_float16(self):
         file = tflite_file.read(
-            conftest.shared("models", "face_detection_short_range.tflite")
+            shared_data.shared("models", "face_detection_short_range.tflite")
         )
         tensors = file.subgraphs[0].tensors
         kinds = {
@@ -192,7 +192,8 @@ class ReadTest(parameterized.TestCase):
         self.assertIn(np.dtype(np.float16), kinds)
 
     def test_enumerations_have_names_and_equal_numbers(self):
-        file = tflite_file.read(conftest.shared("models", "palm_detection_128.tflite"))
+        path = shared_data.shared("models", "palm_detection_128.tflite")
+        file = tflite_file.read(path)
         first = file.subgraphs[0].operators[0]
         self.assertEqual(first.options["padding"], tflite.Padding.SAME)
         self.assertEqual(first.options["padding"].name, "SAME")
@@ -308,7 +309,7 @@ class FuzzTest(parameterized.TestCase):
     )
     def test_flips(self, name, rounds):
         if name:
-            data = conftest.shared("models", f"{name}.tflite").read_bytes()
+            data = shared_data.shared("models", f"{name}.tflite").read_bytes()
         else:
             data = model_bytes(
                 operators=((0, (0,), (0,)),) * 3, codes=((142, None),), signature=True
