@@ -180,6 +180,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         contradicts another; nothing is written then.
     """
     started = time.monotonic()
+    commands.require_tensorflow("ondevice.build")
     if config.ops == "select":
         _require_flex()
     # TensorFlow takes seconds to import: only once the flags have proven good. Its own

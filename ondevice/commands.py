@@ -23,6 +23,7 @@ test that imports two of them would meet a flag defined twice.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -155,6 +156,22 @@ def required_path(flag: flags.FlagHolder) -> pathlib.Path:
 def optional_path(flag: flags.FlagHolder) -> pathlib.Path | None:
     """As `required_path`, but None where the flag was not given."""
     return None if flag.value is None else required_path(flag)
+
+
+def require_tensorflow(what: str) -> None:
+    """Refuses what needs the build side where there is none.
+
+    Args:
+      what: Of the command line, for the message.
+
+    Raises:
+      UserError: If tensorflow is not installed.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"{what} must have tensorflow. Received: an environment without; install "
+            "the extra `build`: pip install '.[build]'."
+        )
 
 
 def no_arguments(arguments: Sequence[str]) -> None:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import math
 import os
 import pathlib
@@ -173,7 +172,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     started = time.monotonic()
     model, output = str(config.model), str(config.output)
     if config.method == "reconvert":
-        _require_tensorflow("--method=reconvert")
+        commands.require_tensorflow("--method=reconvert")
     file = tflite_file.read(model)
     manifest = _manifest(file, model, "trainable")
     state = _state(config, file, manifest)
@@ -249,14 +248,6 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     return export(config)
 
 
-def _require_tensorflow(what: str) -> None:
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ExportError(
-            f"{what} needs tensorflow, which is not installed. Install the extra "
-            "`build`: pip install '.[build]'."
-        )
-
-
 def _manifest(
     file: tflite_file.TfliteFile, path: str, kind: str
 ) -> manifests.Manifest:
@@ -287,7 +278,7 @@ def _state(
     if config.checkpoint is None:
         return weights.of_trainable(file, manifest)
     if manifest.ops == "select":
-        _require_tensorflow("A checkpoint of a file built with --ops=select")
+        commands.require_tensorflow("A checkpoint of a file built with --ops=select")
         from ondevice import reconvert
 
         return reconvert.read_select_checkpoint(config.checkpoint, manifest)

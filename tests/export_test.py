@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -396,8 +397,8 @@ class MistakesTest(ExportTestCase):
         self.assert_nothing_written()
 
     def test_reconversion_without_tensorflow(self):
-        with mock.patch.object(export.importlib.util, "find_spec", return_value=None):
-            with self.assertRaisesRegex(export.ExportError, r"pip install '.\[bu"):
+        with mock.patch.object(importlib.util, "find_spec", return_value=None):
+            with self.assertRaisesRegex(commands.UserError, r"pip install '.\[bu"):
                 self.export(method="reconvert")
 
     def test_manifest_of_an_unknown_spec(self):

@@ -212,7 +212,7 @@ def training(
         for i, step in enumerate(firsts)
     ]
     first = _over([errors for errors, _ in pairs], np.min)
-    share = np.mean([share for _, share in pairs])
+    share = sum(share for _, share in pairs) / len(pairs)
     compared(
         "one step against tf.GradientTape, error over bound",
         first,

@@ -214,7 +214,8 @@ class _Course:
 
     def losses(self, steps: int) -> list[float]:
         """The loss before each step of the reference's own run, in float32."""
-        state, found = self._fresh, []
+        state: Mapping[str, Any] = self._fresh
+        found = []
         for number in range(steps):
             loss, after = self._truth.step(
                 state, self.mixed, self._settings, self.rate, "float32"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -114,9 +115,9 @@ class Reference:
                 after[f"{name}/{slot}"] = value.numpy().copy()
         return float(loss), after
 
-    def fresh_state(self, settings: optimizers.Settings) -> dict[str, np.ndarray]:
+    def fresh_state(self, settings: optimizers.Settings) -> dict[str, Any]:
         """The state that a fresh file starts from."""
-        state = {name: np.asarray(self._weights[name]) for name in self._trained}
+        state: dict[str, Any] = {n: np.asarray(self._weights[n]) for n in self._trained}
         for slot in _SLOTS[settings.name]:
             for name in self._trained:
                 state[f"{name}/{slot}"] = np.zeros_like(state[name])
