@@ -159,8 +159,8 @@ class _Course:
     """The batches that are trained on, and the reference's steps on them.
 
     Attributes:
-      batches: Of one image each.
-      mixed: Of all the images.
+      batches: Of one image each; the long run is on the first.
+      mixed: Of all the images; the orders of signatures are run on it.
       rate: The learning rate.
     """
 
@@ -208,7 +208,9 @@ class _Course:
     ) -> dict[int, compare.Step]:
         """Step -> the reference's, from the state that a runtime had before it."""
         return {
-            number: self._step(compare.state(arrays, f"before/{number}"), self.mixed)
+            number: self._step(
+                compare.state(arrays, f"before/{number}"), self.batches[0]
+            )
             for number in numbers
         }
 
@@ -218,7 +220,7 @@ class _Course:
         found = []
         for number in range(steps):
             loss, after = self._truth.step(
-                state, self.mixed, self._settings, self.rate, "float32"
+                state, self.batches[0], self._settings, self.rate, "float32"
             )
             state = {**after, "step": np.int32(number + 1)}
             found.append(loss)
