@@ -5,19 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from ondevice.verification import check, compare, reference
+from ondevice.verification import check, compare
 
 
-def _runs(single, double, initial):
-    """Reference runs of one variable `w` after one step and after two."""
-    states = [
-        {"w": np.array(value, np.float32)} for value in (initial, single, single)
-    ]
-    wide = [{"w": np.array(value, np.float64)} for value in (initial, double, double)]
-    losses = np.array([1.0, 0.5])
-    return compare.Runs(
-        reference.Trajectory(0.1, losses, dict(enumerate(states))),
-        reference.Trajectory(0.1, losses, dict(enumerate(wide))),
+def _step(before, single, double):
+    """A step of one variable `w`."""
+    return compare.Step(
+        {"w": np.array(before, np.float32)},
+        {"w": np.array(single, np.float32)},
+        {"w": np.array(double, np.float64)},
+        loss=1.0,
     )
 
 
@@ -31,9 +28,9 @@ def test_parity_of_other_shapes_is_no_number():
 
 def test_a_step_is_measured_in_bounds():
     # The change is 1, so the bound 1e-4, and two units in the last place of 2.
-    runs = _runs([2.0, 1.0], [2.0, 1.0], [1.0, 1.0])
+    step = _step([1.0, 1.0], [2.0, 1.0], [2.0, 1.0])
     got = {"w": np.array([2.0 + 3e-4, 1.0], np.float32)}
-    errors, compared = compare.first_step_errors(got, runs, "sgd")
+    errors, compared = compare.step_errors(got, step, "sgd")
     ulp = float(np.spacing(np.float32(2.0)))
     assert compared == 1.0
     assert errors["w"] == pytest.approx(3e-4 / (1e-4 + 2 * ulp), rel=1e-3)
@@ -41,44 +38,66 @@ def test_a_step_is_measured_in_bounds():
 
 @pytest.mark.parametrize("got", [{}, {"w": np.zeros(3, np.float32)}])
 def test_a_variable_that_is_missing_or_misshapen_fails(got):
-    runs = _runs([2.0, 1.0], [2.0, 1.0], [1.0, 1.0])
-    assert math.isnan(compare.first_step_errors(got, runs, "sgd")[0]["w"])
-    assert math.isnan(compare.long_run_errors(got, runs, 2)["w"])
+    step = _step([1.0, 1.0], [2.0, 1.0], [2.0, 1.0])
+    assert math.isnan(compare.step_errors(got, step, "sgd")[0]["w"])
 
 
-def test_a_long_run_allows_ten_times_what_float32_loses():
-    runs = _runs([2.0, 1.0], [2.01, 1.0], [1.0, 1.0])
-    near = {"w": np.array([2.09, 1.0], np.float32)}
-    far = {"w": np.array([2.2, 1.0], np.float32)}
-    assert compare.long_run_errors(near, runs, 2)["w"] < 1
-    assert compare.long_run_errors(far, runs, 2)["w"] > 1
+def _trained(first, after):
+    """Checks of training where the runtime got `first` on three batches, then `after`."""
+    step = _step([1.0], [2.0], [2.0])
+    arrays = {f"first/{i}/w": np.array([v], np.float32) for i, v in enumerate(first)}
+    for number, value in zip((2, 4), after):
+        arrays[f"after/{number}/w"] = np.array([value], np.float32)
+    arrays["first_norm/0"] = np.float32(5.0)
+    arrays["losses"] = np.ones(4)
+    checks, errors = compare.training(
+        arrays, {"slope": 5.0}, [step] * 3, step, {2: step, 4: step}, "sgd", "here"
+    )
+    return [check.holds for check in checks], errors
+
+
+def test_a_kink_in_one_batch_or_step_is_chance():
+    holds, errors = _trained([2.0, 2.1, 2.0], [2.1, 2.0])
+    assert holds == [True] * 4
+    assert errors["w"] < 1
+
+
+def test_an_error_in_every_batch_or_step_is_none():
+    assert _trained([2.1, 2.1, 2.1], [2.0, 2.0])[0] == [False, True, True, True]
+    assert _trained([2.0, 2.0, 2.0], [2.1, 2.1])[0] == [True, False, True, True]
+
+
+def test_a_variable_that_one_step_lacks_fails():
+    holds, errors = _trained([2.0, 2.0], [2.0, 2.0])
+    assert holds[0] is False
+    assert math.isnan(errors["w"])
 
 
 def test_adams_weights_are_compared_above_the_noise_alone():
-    def run(dtype, gradient, weight):
-        state = {
+    def state(dtype, gradient, weight):
+        return {
             "w": np.array(weight, dtype),
             "w/m": np.array(gradient, dtype),
             "w/v": np.array(np.square(gradient), dtype),
         }
-        first = {name: np.zeros(2, dtype) for name in state}
-        return reference.Trajectory(0.1, np.ones(1), {0: first, 1: state})
 
     # The second gradient is noise of 1e-7: its sign, and Adam's step, are anyone's.
-    runs = compare.Runs(
-        run(np.float32, [1.0, 1e-7], [-0.1, -0.1]),
-        run(np.float64, [1.0, -1e-7], [-0.1, 0.1]),
+    step = compare.Step(
+        state(np.float32, [0.0, 0.0], [0.0, 0.0]),
+        state(np.float32, [1.0, 1e-7], [-0.1, -0.1]),
+        state(np.float64, [1.0, -1e-7], [-0.1, 0.1]),
+        loss=1.0,
     )
     got = {
-        "w": np.array([-0.1, 0.1], np.float32),
+        "w": np.array([-0.1, -0.1], np.float32),
         "w/m": np.array([1.0, -1e-7], np.float32),
         "w/v": np.array([1.0, 1e-14], np.float32),
     }
-    errors, compared = compare.first_step_errors(got, runs, "adam")
+    errors, compared = compare.step_errors(got, step, "adam")
     assert max(errors.values()) <= 1.0
     assert compared == pytest.approx(5 / 6)
     got["w"][0] = -0.11
-    assert compare.first_step_errors(got, runs, "adam")[0]["w"] > 1
+    assert compare.step_errors(got, step, "adam")[0]["w"] > 1
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def example(**changes) -> manifest.Manifest:
         "fingerprint": "ab",
         "census": {"CONV_2D": 1},
         "versions": {"tensorflow": "2.19.1"},
+        "losses": {"score": 1.0, "box": 0.5},
     }
     return manifest.Manifest(**(values | changes))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -163,11 +163,9 @@ def step_errors(
     return errors, float(kept.mean()) if kept.size else 0.0
 
 
-def _over(found: Sequence[Mapping[str, float]], choose: Callable) -> dict[str, float]:
-    """Variable -> what `choose` makes of its errors; not a number stays one."""
-    return {
-        name: float(choose([errors[name] for errors in found])) for name in found[0]
-    }
+def _best(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Variable -> its least error; where one is not a number, that."""
+    return {n: float(np.min([errors[n] for errors in found])) for n in found[0]}
 
 
 def training(
@@ -211,7 +209,7 @@ def training(
         step_errors(state(arrays, f"first/{i}"), step, optimizer)
         for i, step in enumerate(firsts)
     ]
-    first = _over([errors for errors, _ in pairs], np.min)
+    first = _best([errors for errors, _ in pairs])
     share = sum(share for _, share in pairs) / len(pairs)
     compared(
         "one step against tf.GradientTape, error over bound",
@@ -234,7 +232,7 @@ def training(
     compared(
         f"steps {numbers} of {max(long_run)} against tf.GradientTape from the same "
         "state, error over bound",
-        _over(found, np.min),
+        _best(found),
         "the best of these steps for each variable",
     )
     losses = np.array([step.loss for step in long_run.values()])
