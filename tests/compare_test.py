@@ -43,7 +43,7 @@ def test_a_variable_that_is_missing_or_misshapen_fails(got):
 
 
 def _trained(first, after):
-    """Checks of training where the runtime got `first` on three batches, then `after`."""
+    """Checks of training of a runtime that got `first` on its batches, then `after`."""
     step = _step([1.0], [2.0], [2.0])
     arrays = {f"first/{i}/w": np.array([v], np.float32) for i, v in enumerate(first)}
     for number, value in zip((2, 4), after):

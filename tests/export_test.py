@@ -391,7 +391,7 @@ class MistakesTest(ExportTestCase):
         with mock.patch.object(patch, "patch_inference", return_value=wrong):
             with self.assertRaisesRegex(export.ExportError, "nothing was written"):
                 self.export(kind="inference")
-        with mock.patch.object(export, "_differences", return_value=(0.0, math.nan)):
+        with mock.patch.object(export, "_difference", return_value=math.nan):
             with self.assertRaisesRegex(export.ExportError, "nan"):
                 self.export()
         self.assert_nothing_written()
