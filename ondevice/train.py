@@ -34,7 +34,7 @@ from absl import flags, logging
 from ondevice import commands
 
 if TYPE_CHECKING:
-    from ondevice.device import samples, session, training
+    from ondevice.device import runs, samples, session
 
 FLAGS = commands.flag_values()
 _MODEL = flags.DEFINE_string(
@@ -218,8 +218,8 @@ def _refuse(config: TrainConfig, latest: pathlib.Path) -> None:
         )
 
 
-def _restored(opened: session.Session, latest: pathlib.Path) -> training.Resumption:
-    from ondevice.device import training
+def _restored(opened: session.Session, latest: pathlib.Path) -> runs.Resumption:
+    from ondevice.device import runs
 
     header = opened.restore(latest) if opened.manifest.ops == "builtin" else None
     if header is None:
@@ -227,20 +227,20 @@ def _restored(opened: session.Session, latest: pathlib.Path) -> training.Resumpt
             "--resume must be given a file with builtin operators. Received: one built "
             "with --ops=select, whose checkpoints do not tell how far a run is."
         )
-    return training.resumption(header)
+    return runs.resumption(header)
 
 
 def _settings(
     config: TrainConfig,
     opened: session.Session,
-    resumed: training.Resumption | None,
-) -> training.Settings:
+    resumed: runs.Resumption | None,
+) -> runs.Settings:
     """The flags over what a resumed run was set to, over the defaults."""
-    from ondevice.device import training
+    from ondevice.device import runs
 
     name = str(opened.manifest.optimizer.get("name"))
-    rate = _RATES.get(name, training.Settings.learning_rate)
-    settings = training.Settings(learning_rate=rate)
+    rate = _RATES.get(name, runs.Settings.learning_rate)
+    settings = runs.Settings(learning_rate=rate)
     if resumed is not None:
         settings = resumed.settings
     given = {

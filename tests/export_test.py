@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 import pathlib
-import subprocess
-import sys
 from unittest import mock
 
 import numpy as np
@@ -22,7 +19,6 @@ from ondevice.device import runtimes, session
 from ondevice.rebuild import topology
 from tests import tiny_builds, tiny_detector
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 RATE = 1e-2
 
 
@@ -405,51 +401,6 @@ class MistakesTest(ExportTestCase):
         # Without `known()` the tiny detector is one.
         with self.assertRaisesRegex(fresh.RecipeError, "one of palm_full.*'palm_tiny'"):
             export.export(self.config(method="reconvert"))
-        self.assert_nothing_written()
-
-
-class CommandTest(ExportTestCase):
-    def run_command(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", "ondevice.export", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-        )
-
-    def test_last_line_is_the_result_and_tensorflow_is_not_imported(self):
-        code = (
-            "import runpy, sys\n"
-            "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
-            "runpy.run_module('ondevice.export', run_name='__main__')\n"
-        )
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", code, f"--model={self.model}"),
-                *(f"--output={self.output}", f"--checkpoint={self.checkpoint}"),
-                "--kind=inference",
-            ],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-        )
-        self.assertEqual(done.returncode, 0, done.stderr)
-        result = json.loads(done.stdout.splitlines()[-1])
-        self.assertEqual(result["output"], str(self.output))
-        self.assertEqual(result["bytes"], len(self.files.inference))
-
-    def test_mistakes_and_help(self):
-        for arguments, status, message in (
-            ((), 2, "--model"),
-            ((f"--model={self.model}", f"--output={self.model}"), 2, "another file"),
-            (("--model=setup.cfg", f"--output={self.output}"), 1, "identifier"),
-        ):
-            done = self.run_command(*arguments)
-            self.assertEqual((done.returncode, done.stdout), (status, ""))
-            self.assertRegex(done.stderr, rf"\Aerror: .*{message}.*\n\Z")
-        done = self.run_command("--help")
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        self.assertIn("--kind=inference --method=reconvert", done.stdout)
         self.assert_nothing_written()
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from checkpoints import store
-from ondevice.device import data, samples, session, training
+from ondevice.device import data, runs, samples, session, training
 from tests import small_data
 
 STEPS = 5  # Of an epoch: 10 pictures to train on, 2 in a batch.
-SETTINGS = training.Settings(
+SETTINGS = runs.Settings(
     epochs=3, learning_rate=1e-3, schedule="cosine", seed=1, frame=(0.5, 0.9)
 )
 
@@ -50,7 +50,7 @@ def make_in(tiny_model, sets):
         resumed = None
         if (directory / training.LATEST).exists():
             header = opened[-1].restore(directory / training.LATEST)
-            resumed = training.resumption(header)
+            resumed = runs.resumption(header)
         return training.Training(
             opened[-1], train or sets[0], sets[1], directory, settings, None, resumed
         )
@@ -227,7 +227,7 @@ def test_what_is_not_finite_stops_before_anything_is_written(
     found = dataclasses.replace(session.Losses(1.0, 1.0, 1.0, 1.0), **{name: value})
     run = make("diverged")
     with mock.patch.object(session.Session, "train", return_value=found):
-        with pytest.raises(training.TrainingError, match="step 1.*nothing was saved"):
+        with pytest.raises(runs.TrainingError, match="step 1.*nothing was saved"):
             run.run()
     assert not list((tmp_path / "diverged").iterdir())
 
@@ -274,7 +274,7 @@ def test_without_labels_there_is_nothing_to_train_on(make, sets):
 
 def test_the_checkpoint_tells_how_to_go_on(whole):
     tensors, header = store.load_file(whole / training.LATEST)
-    found = training.resumption(header)
+    found = runs.resumption(header)
     assert found.settings == SETTINGS
     assert (found.state.epoch, found.state.steps) == (3, 15)
     assert int(tensors["step"]) == header.step == 15
@@ -293,8 +293,8 @@ def test_the_checkpoint_tells_how_to_go_on(whole):
 )
 def test_a_checkpoint_of_another_program_is_refused(extra):
     header = store.Header("0" * 64, {"name": "adam"}, extra=extra)
-    with pytest.raises(training.TrainingError, match="ondevice.train wrote"):
-        training.resumption(header)
+    with pytest.raises(runs.TrainingError, match="ondevice.train wrote"):
+        runs.resumption(header)
 
 
 @pytest.mark.parametrize(
@@ -309,5 +309,5 @@ def test_a_checkpoint_of_another_program_is_refused(extra):
     ],
 )
 def test_settings_that_make_no_sense(changes, message):
-    with pytest.raises(training.TrainingError, match=message):
-        training.Settings(**changes)
+    with pytest.raises(runs.TrainingError, match=message):
+        runs.Settings(**changes)

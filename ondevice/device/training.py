@@ -19,7 +19,6 @@ from typing import Any
 
 from absl import logging
 
-from checkpoints import store
 from ondevice.detection import anchors, targets
 from ondevice.device import (
     batches,
@@ -28,6 +27,7 @@ from ondevice.device import (
     journal,
     labelled,
     opening,
+    runs,
     samples,
     schedule,
     session,
@@ -43,102 +43,6 @@ LINE_EVERY = 10
 Progress = Callable[[Iterable, str, int], Any]
 
 
-class TrainingError(ValueError):
-    """Training cannot begin, or cannot go on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a run is set to.
-
-    Attributes:
-      epochs: In all, those before a resumption included.
-      learning_rate: At the schedule's height.
-      schedule: A name of `schedule.NAMES`.
-      seed: Of order and placing.
-      frame: Range of the share of the frame that a picture takes.
-    """
-
-    epochs: int = 8
-    learning_rate: float = 1e-4
-    schedule: str = schedule.COSINE
-    seed: int = 0
-    frame: tuple[float, float] = (0.4, 1.0)
-
-    def __post_init__(self) -> None:
-        faults = []
-        if self.epochs < 1:
-            faults.append("at least one epoch")
-        if not (0 < self.learning_rate < math.inf):
-            faults.append("a positive, finite learning rate")
-        if self.schedule not in schedule.NAMES:
-            faults.append(f"a schedule of {schedule.NAMES}")
-        if self.seed < 0:
-            faults.append("a seed of 0 or more")
-        if not 0 < self.frame[0] <= self.frame[1] <= 1:
-            faults.append("a frame 0 < low <= high <= 1")
-        if faults:
-            raise TrainingError(
-                f"Training must have {', '.join(faults)}. Received: {self}."
-            )
-
-
-@dataclasses.dataclass
-class State:
-    """How far a run is; with the variables, all there is to it.
-
-    Attributes:
-      epoch: Epochs completed.
-      epoch_step: Steps taken in the epoch that is not.
-      steps: Steps taken in all.
-      loss_sum: Of the losses of those of the epoch that is not completed.
-      lines: Of metrics.jsonl.
-      last: The last epoch's line of metrics.jsonl.
-      best: The best epoch's line.
-    """
-
-    epoch: int = 0
-    epoch_step: int = 0
-    steps: int = 0
-    loss_sum: float = 0.0
-    lines: int = 0
-    last: Mapping[str, Any] | None = None
-    best: Mapping[str, Any] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Resumption:
-    """What a checkpoint says of the run that wrote it."""
-
-    settings: Settings
-    state: State
-    data: str
-    runtime: str
-
-
-def resumption(header: store.Header) -> Resumption:
-    """Reads the header of a checkpoint that `Training` wrote.
-
-    Raises:
-      TrainingError: If something else wrote it.
-    """
-    try:
-        run = dict(header.extra["run"])
-        settings = dict(run["settings"])
-        low, high = map(float, settings["frame"])
-        return Resumption(
-            Settings(**{**settings, "frame": (low, high)}),
-            State(**run["state"]),
-            str(run["data"]),
-            str(run["runtime"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrainingError(
-            "A run must go on from a checkpoint that ondevice.train wrote. "
-            f"Received: one whose header does not tell how: {error}."
-        ) from error
-
-
 class Training:
     """One run, from its first step or from where it was stopped."""
 
@@ -148,9 +52,9 @@ class Training:
         train: samples.Dataset,
         validation: samples.Dataset,
         directory: pathlib.Path,
-        settings: Settings,
+        settings: runs.Settings,
         cache: image_cache.ImageCache | None = None,
-        resumed: Resumption | None = None,
+        resumed: runs.Resumption | None = None,
     ) -> None:
         """Checks that the data can be trained on.
 
@@ -196,7 +100,7 @@ class Training:
         self._detector = opening.of_session(opened)
         self._data = labelled.digest(train.labelled())
         self._journal = journal.Journal(directory / METRICS)
-        self.state = State()
+        self.state = runs.State()
         self._plotted = True
         self._started = time.monotonic()
         if resumed is not None:
@@ -207,7 +111,7 @@ class Training:
         """Steps in an epoch."""
         return self._batches.steps
 
-    def run(self, progress: Progress = lambda items, what, total: items) -> State:
+    def run(self, progress: Progress = lambda items, what, total: items) -> runs.State:
         """Trains to the last epoch.
 
         Args:
@@ -345,7 +249,7 @@ class Training:
         if not all(math.isfinite(number) for number in numbers.values()):
             saved = self._directory / LATEST
             kept = f"{saved} is as it was" if saved.exists() else "nothing was saved"
-            raise TrainingError(
+            raise runs.TrainingError(
                 f"The loss must be finite. Received: {numbers} at step "
                 f"{self.state.steps + 1}, at the learning rate {rate:g}; {kept}. "
                 "Try a lower --learning_rate."
@@ -369,7 +273,7 @@ class Training:
             extra={"run": run},
         )
 
-    def _take_up(self, resumed: Resumption) -> None:
+    def _take_up(self, resumed: runs.Resumption) -> None:
         """Goes on from a checkpoint, and says where that is not the same run."""
         self.state = dataclasses.replace(resumed.state)
         changed = [

@@ -1,0 +1,111 @@
+"""What a run of training is: its settings, and how far it is.
+
+Both lie in the header of every checkpoint that training writes, so that a run can go
+on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from checkpoints import store
+from ondevice.device import schedule
+
+
+class TrainingError(ValueError):
+    """Training cannot begin, or cannot go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run is set to.
+
+    Attributes:
+      epochs: In all, those before a resumption included.
+      learning_rate: At the schedule's height.
+      schedule: A name of `schedule.NAMES`.
+      seed: Of order and placing.
+      frame: Range of the share of the frame that a picture takes.
+    """
+
+    epochs: int = 8
+    learning_rate: float = 1e-4
+    schedule: str = schedule.COSINE
+    seed: int = 0
+    frame: tuple[float, float] = (0.4, 1.0)
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.epochs < 1:
+            faults.append("at least one epoch")
+        if not (0 < self.learning_rate < math.inf):
+            faults.append("a positive, finite learning rate")
+        if self.schedule not in schedule.NAMES:
+            faults.append(f"a schedule of {schedule.NAMES}")
+        if self.seed < 0:
+            faults.append("a seed of 0 or more")
+        if not 0 < self.frame[0] <= self.frame[1] <= 1:
+            faults.append("a frame 0 < low <= high <= 1")
+        if faults:
+            raise TrainingError(
+                f"Training must have {', '.join(faults)}. Received: {self}."
+            )
+
+
+@dataclasses.dataclass
+class State:
+    """How far a run is; with the variables, all there is to it.
+
+    Attributes:
+      epoch: Epochs completed.
+      epoch_step: Steps taken in the epoch that is not.
+      steps: Steps taken in all.
+      loss_sum: Of the losses of those of the epoch that is not completed.
+      lines: Of metrics.jsonl.
+      last: The last epoch's line of metrics.jsonl.
+      best: The best epoch's line.
+    """
+
+    epoch: int = 0
+    epoch_step: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    lines: int = 0
+    last: Mapping[str, Any] | None = None
+    best: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumption:
+    """What a checkpoint says of the run that wrote it."""
+
+    settings: Settings
+    state: State
+    data: str
+    runtime: str
+
+
+def resumption(header: store.Header) -> Resumption:
+    """Reads the header of a checkpoint that `Training` wrote.
+
+    Raises:
+      TrainingError: If something else wrote it.
+    """
+    try:
+        run = dict(header.extra["run"])
+        settings = dict(run["settings"])
+        low, high = map(float, settings["frame"])
+        return Resumption(
+            Settings(**{**settings, "frame": (low, high)}),
+            State(**run["state"]),
+            str(run["data"]),
+            str(run["runtime"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            "A run must go on from a checkpoint that ondevice.train wrote. "
+            f"Received: one whose header does not tell how: {error}."
+        ) from error
