@@ -43,15 +43,15 @@ def test_a_variable_that_is_missing_or_misshapen_fails(got):
 
 
 def _trained(first, after):
-    """Checks of training of a runtime that got `first` on its batches, then `after`."""
+    """Checks of a runtime that got `first` on its batches, then `after`."""
     step = _step([1.0], [2.0], [2.0])
     arrays = {f"first/{i}/w": np.array([v], np.float32) for i, v in enumerate(first)}
     for number, value in zip((2, 4), after):
         arrays[f"after/{number}/w"] = np.array([value], np.float32)
-    arrays["first_norm/0"] = np.float32(5.0)
     arrays["losses"] = np.ones(4)
+    facts, along = {"slopes": [1.0, 1.1]}, {2: step, 4: step}
     checks, errors = compare.training(
-        arrays, {"slope": 5.0}, [step] * 3, step, {2: step, 4: step}, "sgd", "here"
+        arrays, facts, [step] * 3, step, along, "sgd", "here"
     )
     return [check.holds for check in checks], errors
 

@@ -136,7 +136,7 @@ class _Exercise:
         trained, state = self._train()
         self._resume(state)
         self._patched(trained, state)
-        self._slope(fresh)
+        self._slopes(fresh)
 
     def _fresh(self, data: bytes | None = None) -> _Runner:
         kind = _PathRunner if self._manifest.ops == "select" else _Runner
@@ -291,28 +291,41 @@ class _Exercise:
         for place, output in enumerate(outputs):
             self.arrays[f"trained_inference/{place}"] = output
 
-    def _slope(self, state: Arrays) -> None:
-        """The loss along the gradient that one step used, by finite differences."""
-        after = {
-            name.removeprefix("first/0/"): value
-            for name, value in self.arrays.items()
-            if name.startswith("first/0/")
-        }
-        batch = self._job.arrays("batch_0.npz")
-        gradient = _gradient(self._manifest, state, after, float(self._rate))
-        length = float(np.sqrt(sum(np.sum(g * g) for g in gradient.values())))
-        runner = self._fresh()
-        loss = float(runner.call(contract.EVALUATE, batch)["loss"])
-        slope = float(self.arrays["first_norm/0"])
-        reach = _LOSS_SHARE / 2 * abs(loss) / max(slope, 1e-30)
-        losses, moved = [], {}
-        for sign in (1.0, -1.0):
-            for name, g in gradient.items():
-                step = sign * reach / max(length, 1e-30) * g
-                moved[name] = (state[name] + step).astype(np.float32)
-            runner.call(contract.RESTORE, {**state, **moved})
-            losses.append(float(runner.call(contract.EVALUATE, batch)["loss"]))
-        self.facts["slope"] = (losses[0] - losses[1]) / (2 * reach)
+    def _slopes(self, state: Arrays) -> None:
+        """The loss along the gradient that one step used, over what the step called it.
+
+        By finite differences, once for each batch of one image: 1 where it is right.
+        """
+        ratios = []
+        for index in range(BATCHES):
+            prefix = f"first/{index}/"
+            after = {
+                name.removeprefix(prefix): value
+                for name, value in self.arrays.items()
+                if name.startswith(prefix)
+            }
+            batch = self._job.arrays(f"batch_{index}.npz")
+            norm = max(float(self.arrays[f"first_norm/{index}"]), 1e-30)
+            gradient = _gradient(self._manifest, state, after, float(self._rate))
+            squares = sum(np.sum(g * g) for g in gradient.values())
+            length = max(float(np.sqrt(squares)), 1e-30)
+            runner = self._fresh()
+            loss = float(runner.call(contract.EVALUATE, batch)["loss"])
+            reach = _LOSS_SHARE / 2 * abs(loss) / norm
+            measured = expected = 0.0
+            for sign in (1.0, -1.0):
+                moved = {}
+                for name, g in gradient.items():
+                    step = sign * reach / length * g
+                    moved[name] = (state[name] + step).astype(np.float32)
+                    # What float32 lets the weights move, not what was asked for.
+                    went = moved[name].astype(np.float64) - state[name]
+                    expected += sign * float(np.sum(g * went)) * norm / length
+                runner.call(contract.RESTORE, {**state, **moved})
+                found = runner.call(contract.EVALUATE, batch)["loss"]
+                measured += sign * float(found)
+            ratios.append(measured / expected if expected else float("nan"))
+        self.facts["slopes"] = ratios
 
     def _keep(self, prefix: str, state: Arrays) -> None:
         self.arrays.update({f"{prefix}/{name}": v for name, v in state.items()})
