@@ -73,6 +73,25 @@ def flag_values() -> flags.FlagValues:
     return values
 
 
+def define_runtime(
+    values: flags.FlagValues,
+) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Defines --runtime and --threads, which mean the same in every command."""
+    runtime = flags.DEFINE_string(
+        "runtime",
+        "auto",
+        "ai_edge_litert, tflite_runtime or tensorflow; auto takes the first installed.",
+        flag_values=values,
+    )
+    threads = flags.DEFINE_integer(
+        "threads",
+        None,
+        "Threads of the runtime. Default: cores, 4 at most.",
+        flag_values=values,
+    )
+    return runtime, threads
+
+
 def run(
     main: Callable[[Sequence[str]], Outcome | Mapping[str, Any]],
     docstring: str | None,

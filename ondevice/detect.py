@@ -41,16 +41,7 @@ _MIN_SCORE = flags.DEFINE_float(
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where pictures are written.", flag_values=FLAGS
 )
-_RUNTIME = flags.DEFINE_string(
-    "runtime",
-    "auto",
-    "ai_edge_litert, tflite_runtime or tensorflow; auto takes the first installed.",
-    flag_values=FLAGS,
-)
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of the runtime. Default: cores, 4 at most.",
-    flag_values=FLAGS,
-)  # fmt: skip
+_RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 # Of the pictures written; beyond these a JPEG's bytes buy nothing to see.
 _QUALITY = 92

@@ -51,16 +51,7 @@ _FRAME = flags.DEFINE_string(
     "Share of the black frame's side that an image takes, in the middle.",
     flag_values=FLAGS,
 )
-_RUNTIME = flags.DEFINE_string(
-    "runtime",
-    "auto",
-    "ai_edge_litert, tflite_runtime or tensorflow; auto takes the first installed.",
-    flag_values=FLAGS,
-)
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of the runtime. Default: cores, 4 at most.",
-    flag_values=FLAGS,
-)  # fmt: skip
+_RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,16 +93,7 @@ _FRAME = flags.DEFINE_string(
     "each; the middle is validated at. Default: 0.4:1.0.",
     flag_values=FLAGS,
 )
-_RUNTIME = flags.DEFINE_string(
-    "runtime",
-    "auto",
-    "ai_edge_litert, tflite_runtime or tensorflow; auto takes the first installed.",
-    flag_values=FLAGS,
-)
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Threads of the runtime. Default: cores, 4 at most.",
-    flag_values=FLAGS,
-)  # fmt: skip
+_RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 # Learning rates by optimizer.
 _RATES = {"adam": 1e-4, "adamw": 1e-4, "momentum": 1e-3, "sgd": 1e-5}
