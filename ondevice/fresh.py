@@ -21,8 +21,6 @@ from ondevice.rebuild import network, specs, topology
 from signatures import contract, losses, optimizers, scores, select, stateless
 from signatures import trainable
 
-# Choices of what to train that leave the trunk frozen.
-_FROZEN_TRUNK = ("heads", "classifier")
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
 
@@ -63,6 +61,11 @@ class Recipe:
     def trained(self) -> tuple[str, ...]:
         """Names of the weights that train."""
         return topology.trained_variables(self.layers, self.trainable)
+
+    @functools.cached_property
+    def features(self) -> tuple[str, ...]:
+        """Layers where the frozen trunk ends; none where it trains."""
+        return topology.trunk_features(self.layers, self.trained)
 
     def loss(self, outputs, **targets):
         """The detector's loss; see `signatures.losses.detection`."""
@@ -248,10 +251,9 @@ def _module(
 ) -> trainable.Trainable:
     """The tf.Module, in two parts where the trunk is frozen."""
     trunk, layers = None, recipe.layers
-    if recipe.trainable in _FROZEN_TRUNK:
-        features = topology.trunk_features(recipe.spec, layers)
-        below, layers = topology.split(layers, features)
-        trunk = stateless.Stateless(network.build(below, "trunk", features))
+    if recipe.features:
+        below, layers = topology.split(layers, recipe.features)
+        trunk = stateless.Stateless(network.build(below, "trunk", recipe.features))
     kind = select.SelectTrainable if recipe.ops == "select" else trainable.Trainable
     return kind(
         stateless.Stateless(network.build(layers, recipe.spec.name)),
@@ -272,16 +274,12 @@ def _predict(outputs):
 
 
 def _dimensions(recipe: Recipe) -> contract.Dimensions:
-    features: tuple[tuple[int, ...], ...] = ()
-    if recipe.trainable in _FROZEN_TRUNK:
-        by_name = {layer.name: layer for layer in recipe.layers}
-        names = topology.trunk_features(recipe.spec, recipe.layers)
-        features = tuple(by_name[name].shape for name in names)
+    shape_of = {layer.name: layer.shape for layer in recipe.layers}
     return contract.Dimensions(
         batch=recipe.batch_size,
         size=recipe.spec.input_size,
         anchors=recipe.spec.anchors,
         coordinates=recipe.spec.coordinates,
         classes=len(recipe.classes),
-        features=features,
+        features=tuple(shape_of[name] for name in recipe.features),
     )

@@ -93,6 +93,14 @@ _FRAME = flags.DEFINE_string(
     "each; the middle is validated at. Default: 0.4:1.0.",
     flag_values=FLAGS,
 )
+_VARIANTS = flags.DEFINE_integer(
+    "variants",
+    None,
+    "Where the trunk is frozen: places that each image is given, over and over, so "
+    "that its features are computed once for each. Default: 8.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 _RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 # Learning rates by optimizer.
@@ -115,6 +123,7 @@ class TrainConfig:
     resume: bool = False
     seed: int | None = None
     frame: tuple[float, float] | None = None
+    variants: int | None = None
     runtime: str = "auto"
     threads: int | None = None
 
@@ -188,6 +197,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
                 resume=_RESUME.value,
                 seed=_SEED.value,
                 frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
+                variants=_VARIANTS.value,
                 runtime=_RUNTIME.value,
                 threads=_THREADS.value,
             )

@@ -60,7 +60,7 @@ def target_specs(sizes: Dimensions) -> tuple[manifest.TensorSpec, ...]:
 
 
 def feature_specs(sizes: Dimensions, batch: int) -> tuple[manifest.TensorSpec, ...]:
-    """The trunk's features, `feature_0` and on, in the order of the strides."""
+    """The trunk's features, `feature_0` and on, in the network's order."""
     return tuple(
         manifest.TensorSpec(f"feature_{i}", (batch, *shape))
         for i, shape in enumerate(sizes.features)

@@ -165,7 +165,8 @@ class Trainable(tf.Module):
         """What the network takes: the image, or the frozen trunk's features of it."""
         if self._trunk is None:
             return image
-        return self._trunk(self._constants(), image)
+        # Keras gives a single feature bare.
+        return tf.nest.flatten(self._trunk(self._constants(), image))
 
     def _values(self) -> list[tf.Tensor]:
         return [variable.read_value() for variable in self._weights.values()]

@@ -40,7 +40,9 @@ def test_stateless_calls_take_the_weights_given():
 
 
 def test_trunk_and_heads_compute_what_the_whole_does():
-    features = topology.trunk_features(tiny_detector.SPEC, LAYERS)
+    features = topology.trunk_features(
+        LAYERS, topology.trained_variables(LAYERS, "heads")
+    )
     below, above = topology.split(LAYERS, features)
     weights = tiny_detector.weights(classes=3)
     trunk = stateless.Stateless(network.build(below, "trunk", features))

@@ -80,12 +80,38 @@ def test_unknown_choices_are_refused(choice):
 def test_split_cuts_at_the_features_and_loses_no_weight():
     spec = specs.PRESETS["palm_lite"]
     layers = topology.draw(spec, 7)
-    features = topology.trunk_features(spec, layers)
+    features = topology.trunk_features(
+        layers, topology.trained_variables(layers, "heads")
+    )
     trunk, heads = topology.split(layers, features)
-    assert [x.name for x in heads if x.kind == "input"] == features
+    assert tuple(x.name for x in heads if x.kind == "input") == features
     assert all(x.group == topology.GLUE or "head" in x.group for x in heads)
     both = {**topology.variables(trunk), **topology.variables(heads)}
     assert both == topology.variables(layers)
+
+
+@pytest.mark.parametrize(
+    ("choice", "shapes"),
+    [
+        ("heads", [(12, 12, 256), (24, 24, 128)]),
+        ("classifier", [(12, 12, 256), (24, 24, 128)]),
+        ("blocks:2", [(12, 12, 256), (24, 24, 128)]),
+        ("blocks:5", [(24, 24, 128), (12, 12, 256), (6, 6, 256)]),
+        ("blocks:18", [(24, 24, 128)]),
+        ("bias", []),
+        ("all", []),
+    ],
+)
+def test_the_trunk_ends_where_training_begins(choice, shapes):
+    layers = topology.draw(specs.PRESETS["palm_full"], 7)
+    trained = topology.trained_variables(layers, choice)
+    features = topology.trunk_features(layers, trained)
+    by_name = {layer.name: layer for layer in layers}
+    assert [by_name[name].shape for name in features] == shapes
+    if features:
+        trunk, rest = topology.split(layers, features)
+        assert set(trained) <= set(topology.variables(rest))
+        assert not set(trained) & set(topology.variables(trunk))
 
 
 def test_a_head_off_the_finest_grid_is_refused():

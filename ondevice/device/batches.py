@@ -11,7 +11,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,18 @@ _ORDER, _PLACING = 0, 1
 # Batches prepared ahead of the one in training, for each thread.
 _AHEAD = 2
 
+# (variant, index of the sample) and what makes its image [S, S, 3] -> what a step
+# takes of it, name -> array without the batch's axis.
+Encode = Callable[[tuple[int, int], Callable[[], np.ndarray]], Mapping[str, np.ndarray]]
+
+
+def as_image(
+    key: tuple[int, int], image: Callable[[], np.ndarray]
+) -> Mapping[str, np.ndarray]:
+    """The image itself, as the signature `train` takes it."""
+    del key
+    return {"image": image()}
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -33,19 +45,26 @@ class Augmentation:
       frame: Range of the share of the frame's side, drawn evenly; (s, s) fixes it.
       centred: Whether pictures lie in the middle; otherwise anywhere in the frame.
       flip: Whether half of the pictures are mirrored.
+      variants: Epochs after which the placings come again; 0 stands for never.
     """
 
     frame: tuple[float, float] = (0.4, 1.0)
     centred: bool = False
     flip: bool = True
+    variants: int = 0
 
     def __post_init__(self) -> None:
         """Refuses a range that is none.
 
         Raises:
-          ValueError: If the frame is not 0 < low <= high <= 1.
+          ValueError: If the frame is not 0 < low <= high <= 1, or the number of
+            variants is negative.
         """
         low, high = self.frame
+        if self.variants < 0:
+            raise ValueError(
+                f"`variants` must be 0 or more. Received: {self.variants}."
+            )
         if not 0 < low <= high <= 1:
             raise ValueError(
                 f"`frame` must be 0 < low <= high <= 1. Received: {self.frame}."
@@ -65,6 +84,7 @@ class Batches:
         seed: int = 0,
         cache: image_cache.ImageCache | None = None,
         threads: int = 1,
+        encode: Encode = as_image,
     ) -> None:
         """Checks every label once, so that no epoch fails half-way.
 
@@ -77,6 +97,7 @@ class Batches:
           seed: Not negative.
           cache: Decoded pictures.
           threads: Threads that prepare batches; 0 prepares them in the caller's.
+          encode: Makes what a step takes of an image; called by those threads.
 
         Raises:
           DataError: If there are no samples, or a label is missing or not the
@@ -93,7 +114,7 @@ class Batches:
         self._range, self._size = input_range, batch_size
         self._augmentation, self._seed = augmentation, seed
         self._cache = cache or image_cache.ImageCache()
-        self._threads = threads
+        self._threads, self._encode = threads, encode
         self._check()
 
     @property
@@ -109,9 +130,10 @@ class Batches:
           step: First batch to give; those before are not prepared.
 
         Yields:
-          What the signature `train` takes, all float32: image [B, S, S, 3],
-          class_targets [B, N, K], box_targets [B, N, C], anchor_weights [B, N] and
-          sample_weights [B]; places that no sample fills are 0.
+          What a step takes, all float32: what `encode` makes of the images, by default
+          image [B, S, S, 3]; class_targets [B, N, K], box_targets [B, N, C],
+          anchor_weights [B, N] and sample_weights [B]. Places that no sample fills are
+          0.
 
         Raises:
           ImageError: If a picture has become unreadable.
@@ -137,10 +159,9 @@ class Batches:
     def batch(self, epoch: int, step: int) -> dict[str, np.ndarray]:
         """One batch of an epoch; a pure function of (seed, epoch, step)."""
         chosen = self._order(epoch)[step * self._size : (step + 1) * self._size]
-        side, matcher = self._matcher.spec.input_size, self._matcher
+        matcher = self._matcher
         anchors = len(matcher.centres)
         shapes = {
-            "image": (side, side, 3),
             "class_targets": (anchors, matcher.classes),
             "box_targets": (anchors, 4 + 2 * matcher.keypoints),
             "anchor_weights": (anchors,),
@@ -151,8 +172,11 @@ class Batches:
             for name, shape in shapes.items()
         }
         for place, index in enumerate(chosen):
-            image, made = self._prepare(epoch, int(index))
-            batch["image"][place] = image
+            encoded, made = self._prepare(epoch, int(index))
+            for name, array in encoded.items():
+                if name not in batch:
+                    batch[name] = np.zeros((self._size, *array.shape), np.float32)
+                batch[name][place] = array
             batch["class_targets"][place] = made.class_targets
             batch["box_targets"][place] = made.box_targets
             batch["anchor_weights"][place] = made.anchor_weights
@@ -164,6 +188,8 @@ class Batches:
     ) -> geometry.Affine:
         """Where a sample's picture lies: a pure function of (seed, epoch, index).
 
+        With `variants` V the epochs e, e + V, e + 2V, ... have the same placings.
+
         Args:
           epoch: Counts from 0.
           index: Of the sample, in the order given.
@@ -173,7 +199,7 @@ class Batches:
         Returns:
           Picture coordinates -> square coordinates.
         """
-        random = self._random(epoch, _PLACING, index)
+        random = self._random(self._variant(epoch), _PLACING, index)
         # Always four draws, so that one choice does not move the others.
         share, x, y, flip = random.random(4).tolist()
         low, high = self._augmentation.frame
@@ -185,14 +211,25 @@ class Batches:
             self._augmentation.flip and flip < 0.5,
         )
 
-    def _prepare(self, epoch: int, index: int) -> tuple[np.ndarray, targets.Targets]:
+    def _prepare(
+        self, epoch: int, index: int
+    ) -> tuple[Mapping[str, np.ndarray], targets.Targets]:
         sample = self._samples[index]
         pixels = self._cache.read(sample.path)
         height, width = pixels.shape[:2]
         placing = self.placing(epoch, index, width, height)
-        square = images.place(pixels, placing, self._matcher.spec.input_size)
+
+        def image() -> np.ndarray:
+            square = images.place(pixels, placing, self._matcher.spec.input_size)
+            return images.to_input(square, self._range)
+
         labels = [label.mapped(placing) for label in sample.labels or ()]
-        return images.to_input(square, self._range), self._matcher.targets(labels)
+        encoded = self._encode((self._variant(epoch), index), image)
+        return encoded, self._matcher.targets(labels)
+
+    def _variant(self, epoch: int) -> int:
+        variants = self._augmentation.variants
+        return epoch % variants if variants else epoch
 
     def _order(self, epoch: int) -> np.ndarray:
         return self._random(epoch, _ORDER).permutation(len(self._samples))

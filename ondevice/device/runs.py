@@ -29,6 +29,8 @@ class Settings:
       schedule: A name of `schedule.NAMES`.
       seed: Of order and placing.
       frame: Range of the share of the frame that a picture takes.
+      variants: Places that each picture is given, over and over, where the trunk is
+        frozen and its features of each are kept.
     """
 
     epochs: int = 8
@@ -36,6 +38,7 @@ class Settings:
     schedule: str = schedule.COSINE
     seed: int = 0
     frame: tuple[float, float] = (0.4, 1.0)
+    variants: int = 8
 
     def __post_init__(self) -> None:
         faults = []
@@ -45,6 +48,8 @@ class Settings:
             faults.append("a positive, finite learning rate")
         if self.schedule not in schedule.NAMES:
             faults.append(f"a schedule of {schedule.NAMES}")
+        if self.variants < 1:
+            faults.append("a variant or more of each picture")
         if self.seed < 0:
             faults.append("a seed of 0 or more")
         if not 0 < self.frame[0] <= self.frame[1] <= 1:

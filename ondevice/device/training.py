@@ -23,6 +23,7 @@ from ondevice.detection import anchors, targets
 from ondevice.device import (
     batches,
     evaluation,
+    features,
     image_cache,
     journal,
     labelled,
@@ -32,6 +33,7 @@ from ondevice.device import (
     schedule,
     session,
 )
+from signatures import contract
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"
 METRICS, PLOT = "metrics.jsonl", "training.png"
@@ -78,7 +80,9 @@ class Training:
         matcher = targets.Matcher(spec, len(manifest.classes), manifest.keypoints)
 
         def batched(
-            dataset: samples.Dataset, augmentation: batches.Augmentation
+            dataset: samples.Dataset,
+            augmentation: batches.Augmentation,
+            encode: batches.Encode = batches.as_image,
         ) -> batches.Batches:
             return batches.Batches(
                 dataset.labelled().samples,
@@ -88,9 +92,17 @@ class Training:
                 augmentation,
                 settings.seed,
                 self._cache,
+                encode=encode,
             )
 
-        self._batches = batched(train, batches.Augmentation(settings.frame))
+        self._frozen_trunk = contract.FEATURES in (s.key for s in manifest.signatures)
+        if self._frozen_trunk:
+            # The trunk is frozen: what it makes of a picture is computed once.
+            kept = features.FeatureCache(opened, directory)
+            drawn = batches.Augmentation(settings.frame, variants=settings.variants)
+            self._batches = batched(train, drawn, kept.encode)
+        else:
+            self._batches = batched(train, batches.Augmentation(settings.frame))
         # The middle of what is trained on, the same for every picture and epoch.
         self._share = sum(settings.frame) / 2
         fixed = batches.Augmentation((self._share, self._share), True, False)
@@ -144,7 +156,7 @@ class Training:
 
     def _steps(self, asked: threading.Event, progress: Progress) -> None:
         """Takes the steps of the epoch that are left."""
-        state, settings = self.state, self._settings
+        state, settings, opened = self.state, self._settings, self._session
         left = self.epoch_steps - state.epoch_step
         given = self._batches.epoch(state.epoch, state.epoch_step)
         bar = progress(given, f"epoch {state.epoch + 1}/{settings.epochs}", left)
@@ -157,7 +169,8 @@ class Training:
                     self.epoch_steps,
                     settings.epochs * self.epoch_steps,
                 )
-                found = self._session.train(**batch, learning_rate=rate)
+                take = opened.train_features if self._frozen_trunk else opened.train
+                found = take(**batch, learning_rate=rate)
                 self._refuse_divergence(found, rate)
                 state.steps += 1
                 state.epoch_step += 1

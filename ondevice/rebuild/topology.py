@@ -172,14 +172,36 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
     return tuple(net.layers.values())
 
 
-def trunk_features(spec: specs.DetectorSpec, layers: tuple[Layer, ...]) -> list[str]:
-    """Names of the layers that the heads read, in the order of `spec.heads`."""
-    by_name = {layer.name: layer for layer in layers}
-    return [by_name[f"regressor_{head.stride}"].inputs[0] for head in spec.heads]
+def trunk_features(
+    layers: tuple[Layer, ...], trained: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What the frozen part of the network hands to the rest: where to cut it.
+
+    The rest is every head, and every layer that a trained weight has a say in.
+
+    Args:
+      layers: The network.
+      trained: Names of the weights that train.
+
+    Returns:
+      Names of layers, in the network's order; none where a trained weight has a say in
+      all that the image goes through.
+    """
+    learning = {name.split("/")[0] for name in trained}
+    above: set[str] = set()
+    read: set[str] = set()
+    for layer in layers:
+        head = layer.group in (BOX_HEAD, PALM_HEAD, CLASS_HEAD)
+        if head or layer.name in learning or above.intersection(layer.inputs):
+            above.add(layer.name)
+            read.update(layer.inputs)
+    features = tuple(x.name for x in layers if x.name in read - above)
+    image = tuple(x.name for x in layers if x.kind == "input")
+    return () if features == image else features
 
 
 def split(
-    layers: tuple[Layer, ...], features: list[str]
+    layers: tuple[Layer, ...], features: tuple[str, ...]
 ) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
     """Cuts the network at the trunk's features.
 
