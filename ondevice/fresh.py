@@ -63,6 +63,11 @@ class Recipe:
         return topology.trained_variables(self.layers, self.trainable)
 
     @functools.cached_property
+    def rates(self) -> dict[str, float]:
+        """How fast each weight that trains learns, in multiples of the rate."""
+        return topology.rates(self.layers, self.trained)
+
+    @functools.cached_property
     def features(self) -> tuple[str, ...]:
         """Layers where the frozen trunk ends; none where it trains."""
         return topology.trunk_features(self.layers, self.trained)
@@ -70,7 +75,7 @@ class Recipe:
     def loss(self, outputs, **targets):
         """The detector's loss; see `signatures.losses.detection`."""
         return losses.detection(
-            scores.with_gain(outputs),
+            outputs,
             **targets,
             input_size=self.spec.input_size,
             weights=self.losses,
@@ -263,12 +268,12 @@ def _module(
         _predict,
         recipe.settings,
         trunk,
+        recipe.rates,
     )
 
 
 def _predict(outputs):
     """What `infer` gives: regressors and the classes' logits."""
-    outputs = scores.with_gain(outputs)
     logits = scores.classificators(outputs["scores"], outputs.get("class_logits"))
     return outputs["regressors"], logits
 

@@ -119,18 +119,33 @@ class Optimizer(tf.Module):
     """Owns the slots and the step, and moves the weights."""
 
     def __init__(
-        self, settings: Settings, weights: Mapping[str, tf.Variable]
+        self,
+        settings: Settings,
+        weights: Mapping[str, tf.Variable],
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         """Creates the slots.
 
         Args:
           settings: Which rule, and its numbers.
           weights: The variables to train, by name.
+          rates: By name, the multiple of the learning rate that a weight learns at; 1
+            where it is not named.
+
+        Raises:
+          ValueError: If a rate is of no weight, or not positive.
         """
+        rates = dict(rates or {})
+        wrong = {n: r for n, r in rates.items() if n not in weights or not r > 0}
+        if wrong:
+            raise ValueError(
+                "Rates must be positive, each of a weight that trains. "
+                f"Received: {wrong}."
+            )
         super().__init__()
         self._settings = settings
         self._rule = RULES[settings.name]
-        self._weights = dict(weights)
+        self._weights, self._rates = dict(weights), rates
         self.slots = {
             name: [
                 tf.Variable(tf.zeros(weight.shape), name=f"{name}/{slot}")
@@ -176,8 +191,10 @@ class Optimizer(tf.Module):
             self._weights.items(), values, gradients
         ):
             slots = tuple(slot.read_value() for slot in self.slots[name])
+            multiple = self._rates.get(name, 1.0)
+            own_rate = rate if multiple == 1.0 else rate * multiple
             value, slots = self._rule.update(
-                value, gradient, slots, rate, t, self._settings
+                value, gradient, slots, own_rate, t, self._settings
             )
             variable.assign(value)
             for slot, updated in zip(self.slots[name], slots):

@@ -8,27 +8,10 @@ exactly what the vendor's file detects, and no class training can lower its reca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import tensorflow as tf
-
-# The class heads start at zero, with everything to learn, beside a network that was
-# trained and whose BatchNorm is folded away: Adam, which moves every weight by the
-# learning rate whatever its gradient, must take large steps there and small ones here.
-# Logits that are this many times what the heads give are exactly that: heads of the
-# same function, whose weights move this many times as fast.
-GAIN = 30.0
 
 # exp(80) is finite in float32; sigmoid(80) is 1 in float32 long before.
 _LARGEST_LOGIT = 80.0
-
-
-def with_gain(outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The network's outputs, `class_logits` times `GAIN` where there are any."""
-    scaled = dict(outputs)
-    if "class_logits" in scaled:
-        scaled["class_logits"] = scaled["class_logits"] * GAIN
-    return scaled
 
 
 def classificators(scores: tf.Tensor, class_logits: tf.Tensor | None) -> tf.Tensor:

@@ -40,6 +40,7 @@ class Trainable(tf.Module):
         predict: Predict,
         settings: optimizers.Settings,
         trunk: stateless.Stateless | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         """Takes the weights over: trained ones become variables, the rest constants.
 
@@ -52,6 +53,7 @@ class Trainable(tf.Module):
           predict: From outputs to what `infer` gives.
           settings: The optimizer.
           trunk: From the image to a list of features, frozen.
+          rates: Of the trained weights, as `optimizers.Optimizer` takes them.
 
         Raises:
           ValueError: If nothing is trained, or a trained weight is not the network's.
@@ -67,7 +69,7 @@ class Trainable(tf.Module):
         self._loss, self._predict = loss, predict
         self._frozen = {n: w for n, w in weights.items() if n not in set(trained)}
         self._weights = {n: tf.Variable(weights[n], name=n) for n in trained}
-        self._optimizer = optimizers.Optimizer(settings, self._weights)
+        self._optimizer = optimizers.Optimizer(settings, self._weights, rates)
         roles = [(n, manifest.WEIGHT, v) for n, v in self._weights.items()]
         self._state = [*roles, *self._optimizer.state()]
 

@@ -77,7 +77,8 @@ class TestFeatureCache:
             for index in range(3):
                 found = cache.encode((0, index), images[index])
                 expected = opened.features(images.images[index][np.newaxis])
-                equal(found, {name: array[0] for name, array in expected.items()})
+                rounded = {n: a[0].astype(np.float16) for n, a in expected.items()}
+                equal(found, {n: a.astype(np.float32) for n, a in rounded.items()})
         assert images.made == 3
         assert not list(tmp_path.iterdir())
 
@@ -132,7 +133,7 @@ class TestTraining:
         assert state.epoch == 4 and state.steps == 4 * run.epoch_steps
 
     def test_equals_training_on_the_images(self, model, sets, tmp_path):
-        """The same placings through `train`: up to rounding the same weights."""
+        """The same placings through `train`: up to float16's rounding the same."""
         run = self.begin(model, sets, tmp_path / "features")
         run.run()
         with mock.patch.object(training.contract, "FEATURES", "none"):
@@ -146,7 +147,7 @@ class TestTraining:
             change = np.abs(expected - start[name]).max()
             if change:
                 error = np.abs(state[name] - expected).max()
-                assert error <= 1e-3 * change, name
+                assert error <= 2e-2 * change, name
 
     def test_a_resumed_run_is_the_same(self, model, sets, tmp_path):
         self.begin(model, sets, tmp_path / "whole").run()

@@ -47,6 +47,35 @@ def test_ten_steps_equal_keras(name, clip_norm):
     assert int(optimizer.step) == 10
 
 
+@pytest.mark.parametrize("name", sorted(optimizers.RULES))
+def test_a_weight_at_a_rate_of_its_own_moves_as_under_keras_at_that_rate(name):
+    random = np.random.default_rng(1)
+    start = random.standard_normal((2, 6)).astype(np.float32)
+    ours = {"slow": tf.Variable(start[0]), "usual": tf.Variable(start[1])}
+    theirs = [keras.Variable(value) for value in start]
+    optimizer = optimizers.Optimizer(
+        optimizers.Settings(name, 0.0), ours, {"slow": 0.25}
+    )
+    others = [_keras(name), _keras(name)]
+    others[0].learning_rate = 0.25 * _RATE
+    for _ in range(5):
+        step = [tf.constant(random.standard_normal(6), tf.float32) for _ in start]
+        values = [v.read_value() for v in ours.values()]
+        optimizer.apply(values, step, tf.constant(_RATE))
+        for other, gradient, variable in zip(others, step, theirs):
+            other.apply([gradient], [variable])
+    for mine, yours in zip(ours.values(), theirs):
+        np.testing.assert_allclose(mine, yours.numpy(), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("rates", [{"other": 1.0}, {"w": 0.0}, {"w": float("nan")}])
+def test_a_rate_that_is_none_is_refused(rates):
+    with pytest.raises(ValueError, match="Rates must be positive"):
+        optimizers.Optimizer(
+            optimizers.Settings("sgd"), {"w": tf.Variable([1.0])}, rates
+        )
+
+
 def test_state_names_slots_after_their_weights_and_the_step_last():
     weights = {"conv2d/kernel": tf.Variable([1.0])}
     adam = optimizers.Optimizer(optimizers.Settings("adam"), weights)

@@ -1,6 +1,5 @@
 """Tests of signatures/scores.py."""
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -43,30 +42,3 @@ def test_extreme_logits_stay_finite():
             tf.constant([[[palm]]]), tf.constant([[[1e4, -1e4, 0.0]]])
         )
         assert np.isfinite(combined).all()
-
-
-def test_gain_scales_the_classes_alone():
-    outputs = {"scores": tf.ones([1, 3, 1]), "class_logits": tf.ones([1, 3, 2])}
-    scaled = scores.with_gain(outputs)
-    np.testing.assert_array_equal(scaled["class_logits"], 30 * np.ones([1, 3, 2]))
-    assert scaled["scores"] is outputs["scores"]
-    assert scores.with_gain({"scores": 1}) == {"scores": 1}
-
-
-def test_adam_moves_logits_with_a_gain_as_it_moves_heads_at_so_much_higher_a_rate():
-    """The same function all along: with Adam a gain is a rate for the heads alone."""
-    features = tf.constant(np.random.default_rng(0).standard_normal((5, 4)), tf.float32)
-    wanted = tf.one_hot([0, 1, 2, 0, 1], 3)
-
-    def logits(gain, rate):
-        kernel = tf.Variable(tf.zeros([4, 3]))
-        adam = keras.optimizers.Adam(rate, epsilon=1e-12)
-        for _ in range(5):
-            with tf.GradientTape() as tape:
-                found = gain * tf.matmul(features, kernel)
-                loss = tf.nn.softmax_cross_entropy_with_logits(wanted, found)
-            adam.apply(tape.gradient(loss, [kernel]), [kernel])
-        return gain * tf.matmul(features, kernel)
-
-    # Rounding of float32 over five steps.
-    np.testing.assert_allclose(logits(30, 1e-4), logits(1, 3e-3), rtol=1e-4)

@@ -31,6 +31,8 @@ SPEC = specs.DetectorSpec(
     keypoints=7,
     outputs=("Identity", "Identity_1"),
     input_name="input_1",
+    class_channels=6,
+    class_blocks=1,
 )
 ANCHORS = anchors.AnchorSpec(32, (4, 8, 8, 8), 0.1484375)
 

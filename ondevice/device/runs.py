@@ -34,7 +34,7 @@ class Settings:
     """
 
     epochs: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-5
     schedule: str = schedule.COSINE
     seed: int = 0
     frame: tuple[float, float] = (0.4, 1.0)

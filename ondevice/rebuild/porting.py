@@ -8,6 +8,7 @@ constant stands behind a DEQUANTIZE; the cast to float32 is exact.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -145,14 +146,29 @@ def port(
 def with_classes(
     weights: dict[str, np.ndarray], layers: tuple[topology.Layer, ...]
 ) -> dict[str, np.ndarray]:
-    """Adds the class heads' weights, which start at zero.
+    """Adds the class branch's weights.
 
-    With zero class logits the score of every class is the palm's own
-    (`signatures.scores`), so that a fresh file detects what the vendor's does.
+    Kernels are drawn as in Glorot and Bengio 2010,
+    https://proceedings.mlr.press/v9/glorot10a.html, equation 16, always the same; as
+    Keras counts a depthwise kernel's fans, its blocks start close to the identity. The
+    last kernels are zero, and so are the logits, biases and slopes. A fresh file
+    detects what the vendor's does, since the score of the best class is the palm's own
+    (`signatures.scores`).
     """
+    random = np.random.default_rng(0)
     shapes = topology.variables(layers)
-    new = {n: np.zeros(s, np.float32) for n, s in shapes.items() if n not in weights}
-    return {name: {**weights, **new}[name] for name in shapes}
+    last = {f"{x.inputs[0]}/kernel" for x in layers if x.kind == "reshape"}
+    found = {}
+    for name, shape in shapes.items():
+        if name in weights:
+            found[name] = weights[name]
+        elif name.endswith("/kernel") and name not in last:
+            window, (fan_in, fan_out) = math.prod(shape[:2]), shape[2:]
+            limit = math.sqrt(6 / (window * (fan_in + fan_out)))
+            found[name] = random.uniform(-limit, limit, shape).astype(np.float32)
+        else:
+            found[name] = np.zeros(shape, np.float32)
+    return found
 
 
 def _float_constants(file: tflite_file.TfliteFile) -> set[int]:

@@ -74,6 +74,9 @@ class DetectorSpec:
       keypoints: Keypoints of a detection.
       outputs: The vendor's names of the two outputs, regressors first.
       input_name: The vendor's name of the input.
+      class_channels: Channels of the class branch, which files with more than one class
+        have beside what the vendor's have.
+      class_blocks: Its residual blocks on each grid.
     """
 
     name: str
@@ -87,6 +90,8 @@ class DetectorSpec:
     keypoints: int
     outputs: tuple[str, str]
     input_name: str
+    class_channels: int = 64
+    class_blocks: int = 3
 
     def __post_init__(self) -> None:
         stride = 2

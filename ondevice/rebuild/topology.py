@@ -23,6 +23,13 @@ STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
 )  # fmt: skip
 BLOCK = "block:"  # followed by the block's number, from the input on
 
+# Multiples of the learning rate. Adam moves every weight by the same amount whatever
+# its gradient. A kernel that sums over hundreds of channels, whose weights are a
+# fiftieth of the depthwise kernels', is broken by steps that those hardly feel, and
+# with it what the network knew of other pictures than those that it is shown; a new
+# class branch has everything to learn. BUILD_NOTES.md has what was measured.
+POINTWISE_RATE, CLASS_RATE = 0.3, 300.0
+
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
 
@@ -92,9 +99,12 @@ class _Drawing:
     def prelu(self, x: Layer, group: str) -> Layer:
         return self.add("prelu", (x,), x.shape, group)
 
-    def block(self, x: Layer, channels: int, stride: int, kernel: int) -> Layer:
-        group = f"{BLOCK}{self._count['block']}"
-        self._count["block"] += 1
+    def block(
+        self, x: Layer, channels: int, stride: int, kernel: int, group: str = ""
+    ) -> Layer:
+        if not group:
+            group = f"{BLOCK}{self._count['block']}"
+            self._count["block"] += 1
         side = x.shape[0] // stride
         y = self.add(
             "depthwise", (x,), (side, side, x.shape[2]), group,
@@ -127,7 +137,7 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
     Args:
       spec: The detector.
       classes: With 1 the network is the vendor's. With more, it has beside the vendor's
-        palm score K class logits for every anchor, from 1x1 heads of their own.
+        palm score K class logits for every anchor, from a branch of its own.
 
     Returns:
       The layers in order of execution. The outputs are called `REGRESSORS`, `SCORES`
@@ -161,15 +171,56 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
         outputs.append((CLASS_LOGITS, "class", CLASS_HEAD, classes))
     for output, prefix, group, width in outputs:
         parts = []
-        for head in spec.heads:
+        read = [grids[head.source] for head in spec.heads]
+        if group == CLASS_HEAD:
+            tap = laterals[spec.decoders[spec.heads[0].source].lateral]
+            read = _class_branch(net, spec, tap, read)
+        for head, x in zip(spec.heads, read):
             name = f"{prefix}_{head.stride}"
-            y = net.conv(grids[head.source], head.anchors * width, group, name=name)
+            y = net.conv(x, head.anchors * width, group, name=name)
             rows = y.shape[0] * y.shape[1] * head.anchors
             parts.append(
                 net.add("reshape", (y,), (rows, width), GLUE, name=f"{name}_rows")
             )
         net.add("concat", tuple(parts), (spec.anchors, width), GLUE, name=output)
     return tuple(net.layers.values())
+
+
+def _class_branch(
+    net: _Drawing, spec: specs.DetectorSpec, tap: Layer, grids: list[Layer]
+) -> list[Layer]:
+    """What tells classes apart: a few residual blocks on each grid.
+
+    The decoders' grids tell where a palm is, and blur the fingers; the encoder's finest
+    grid that they take up still has them. Both go in on the finest grid, and its result
+    is pooled into the next.
+
+    Args:
+      net: Takes the layers up.
+      spec: The detector.
+      tap: Output of the encoder, as fine as the first grid.
+      grids: What the other heads read, finest first.
+
+    Returns:
+      What the class heads read, in the order of the grids.
+    """
+    channels, found = spec.class_channels, []
+    for head, grid in zip(spec.heads, grids):
+        while tap.shape[0] > grid.shape[0]:
+            side = tap.shape[0] // 2
+            tap = net.add(
+                "max_pool", (tap,), (side, side, tap.shape[2]), CLASS_HEAD,
+                kernel=2, stride=2,
+            )  # fmt: skip
+        name = f"class_{head.stride}"
+        fine = net.conv(tap, channels, CLASS_HEAD, name=f"{name}_fine")
+        seen = net.conv(grid, channels, CLASS_HEAD, name=f"{name}_grid")
+        x = net.prelu(net.add("add", (fine, seen), fine.shape, CLASS_HEAD), CLASS_HEAD)
+        for _ in range(spec.class_blocks):
+            x = net.block(x, channels, 1, spec.kernel, CLASS_HEAD)
+        found.append(x)
+        tap = x
+    return found
 
 
 def trunk_features(
@@ -237,6 +288,28 @@ def variables(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
         else:
             shapes[f"{layer.name}/alpha"] = (1, 1, channels)
     return shapes
+
+
+def rates(layers: tuple[Layer, ...], trained: tuple[str, ...]) -> dict[str, float]:
+    """How fast each weight learns, in multiples of the learning rate.
+
+    Args:
+      layers: The network.
+      trained: Names of weights.
+
+    Returns:
+      Name -> multiple, for those whose multiple is not 1; see `POINTWISE_RATE` and
+      `CLASS_RATE`.
+    """
+    layer_of = {layer.name: layer for layer in layers}
+    found = {}
+    for name in trained:
+        layer, attribute = name.split("/")
+        if layer_of[layer].group == CLASS_HEAD:
+            found[name] = CLASS_RATE
+        elif layer_of[layer].kind == "conv" and attribute == "kernel":
+            found[name] = POINTWISE_RATE
+    return found
 
 
 def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]:

@@ -178,6 +178,7 @@ class _Course:
             weights,
             recipe.trained,
             recipe.loss,
+            recipe.rates,
         )
         regressors = outputs[inputs.NOISE]["regressors"][0]
         logging.info("Choosing images on which gradients do not hang on rounding.")

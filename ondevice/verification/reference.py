@@ -35,6 +35,7 @@ class Reference:
         weights: Mapping[str, np.ndarray],
         trained: Sequence[str],
         loss: Callable,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         """Builds the model once for each precision.
 
@@ -43,8 +44,10 @@ class Reference:
           weights: Every weight of it.
           trained: Names of the weights that train.
           loss: From outputs and targets to the losses, `loss` among them.
+          rates: Multiple of the learning rate of each weight where it is not 1.
         """
         self._weights, self._trained, self._loss = weights, tuple(trained), loss
+        self._rates = [(rates or {}).get(name, 1.0) for name in self._trained]
         self._models, self._gradients = {}, {}
         self._optimizers: dict = {}
         for dtype in ("float32", "float64"):
@@ -98,21 +101,32 @@ class Reference:
         """
         variables = self._reset(dtype)
         optimizer = self._optimizer(settings, dtype, variables)
-        for name, variable in zip(self._trained, variables):
-            variable.assign(state[name])
-        for slot, values in _slots(optimizer, settings).items():
-            for name, value in zip(self._trained, values, strict=True):
-                value.assign(state[f"{name}/{slot}"])
-        optimizer.iterations.assign(int(state["step"]))
-        optimizer.learning_rate.assign(rate)
+        slots = _slots(optimizer, settings)
+
+        def set_state() -> None:
+            for name, variable in zip(self._trained, variables):
+                variable.assign(state[name])
+            for slot, values in slots.items():
+                for name, value in zip(self._trained, values, strict=True):
+                    value.assign(state[f"{name}/{slot}"])
+            optimizer.iterations.assign(int(state["step"]))
+
+        set_state()
         loss, gradients = self._gradients[dtype](*_tensors(batch, dtype))
         if settings.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
-        optimizer.apply(gradients, variables)
-        after = {n: v.numpy().copy() for n, v in zip(self._trained, variables)}
-        for slot, values in _slots(optimizer, settings).items():
-            for name, value in zip(self._trained, values):
-                after[f"{name}/{slot}"] = value.numpy().copy()
+        after = {}
+        # Keras' optimizers have one rate for all: a step of all for each rate, of which
+        # the weights that learn at it are taken.
+        for multiple in sorted(set(self._rates)):
+            set_state()
+            optimizer.learning_rate.assign(rate * multiple)
+            optimizer.apply(gradients, variables)
+            for place, name in enumerate(self._trained):
+                if self._rates[place] == multiple:
+                    after[name] = variables[place].numpy().copy()
+                    for slot, values in slots.items():
+                        after[f"{name}/{slot}"] = values[place].numpy().copy()
         return float(loss), after
 
     def fresh_state(self, settings: optimizers.Settings) -> dict[str, Any]:
@@ -167,8 +181,8 @@ class Reference:
         if settings.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
         sizes, slopes = [], []
-        for name, gradient in zip(self._trained, gradients):
-            size = float(np.abs(self._weights[name]).max())
+        for name, gradient, multiple in zip(self._trained, gradients, self._rates):
+            size = float(np.abs(self._weights[name]).max()) / multiple
             if size:  # New class heads start at zero: they have no size to speak of.
                 sizes.append(size)
                 slopes.append(float(np.abs(gradient).max()))
