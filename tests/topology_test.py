@@ -31,36 +31,56 @@ def test_counts_are_those_of_the_vendors_files(
     assert kinds.count("prelu") == prelus
 
 
-def test_classes_add_heads_and_change_nothing_else():
+def test_classes_add_a_branch_and_change_nothing_else():
     spec = specs.PRESETS["palm_lite"]
     one = topology.variables(topology.draw(spec))
-    seven = topology.variables(topology.draw(spec, 7))
+    layers = topology.draw(spec, 7)
+    seven = topology.variables(layers)
     new = {name: shape for name, shape in seven.items() if name not in one}
     assert {name: seven[name] for name in one} == one
-    assert new == {
-        "class_8/kernel": (1, 1, 128, 14),
-        "class_8/bias": (14,),
-        "class_16/kernel": (1, 1, 256, 42),
-        "class_16/bias": (42,),
+    shapes = {
+        "class_8_fine/kernel": (1, 1, 128, 64),
+        "class_8_grid/kernel": (1, 1, 128, 64),
+        "class_8/kernel": (1, 1, 64, 14),
+        "class_16_fine/kernel": (1, 1, 64, 64),
+        "class_16_grid/kernel": (1, 1, 256, 64),
+        "class_16/kernel": (1, 1, 64, 42),
     }
+    assert {name: new[name] for name in shapes} == shapes
+    # A grid: two convolutions in, a PReLU, three blocks of four weights, the head.
+    assert len(new) == 2 * (2 * 2 + 1 + 3 * 4 + 2)
+    group = {layer.name: layer.group for layer in layers}
+    assert {group[name.split("/")[0]] for name in new} == {topology.CLASS_HEAD}
+
+
+def test_the_class_branch_sees_the_encoder_where_it_is_as_fine_as_the_first_grid():
+    layers = topology.draw(specs.PRESETS["palm_full"], 7)
+    by_name = {layer.name: layer for layer in layers}
+    (tap,) = by_name["class_8_fine"].inputs
+    lateral = by_name["add_27"].inputs[1]
+    assert tap == lateral and by_name[tap].shape == (24, 24, 128)
+    (grid,) = by_name["class_16_grid"].inputs
+    assert grid == by_name["regressor_16"].inputs[0]
 
 
 @pytest.mark.parametrize(
     "choice, count",
-    [("heads", 12), ("classifier", 8), ("blocks:1", 16), ("blocks:2", 20)],
+    [("heads", 46), ("classifier", 42), ("blocks:1", 50), ("blocks:2", 54)],
 )
 def test_trained_variables_are_counted_from_the_end(choice, count):
     layers = topology.draw(specs.PRESETS["palm_lite"], 7)
     names = topology.trained_variables(layers, choice)
     assert len(names) == count
-    assert all(name.startswith(("class", "regressor")) for name in names[-8:])
+    assert {"classifier_8/kernel", "class_16_fine/bias"} <= set(names)
 
 
 def test_bias_trains_biases_slopes_and_new_class_heads():
     layers = topology.draw(specs.PRESETS["palm_lite"], 7)
     names = topology.trained_variables(layers, "bias")
     kernels = [name for name in names if name.endswith("kernel")]
-    assert kernels == ["class_8/kernel", "class_16/kernel"]
+    group = {layer.name: layer.group for layer in layers}
+    groups = {group[name.split("/")[0]] for name in kernels}
+    assert groups == {topology.CLASS_HEAD} and "class_8/kernel" in kernels
     assert "p_re_lu/alpha" in names and "regressor_8/bias" in names
 
 
@@ -93,9 +113,9 @@ def test_split_cuts_at_the_features_and_loses_no_weight():
 @pytest.mark.parametrize(
     ("choice", "shapes"),
     [
-        ("heads", [(12, 12, 256), (24, 24, 128)]),
-        ("classifier", [(12, 12, 256), (24, 24, 128)]),
-        ("blocks:2", [(12, 12, 256), (24, 24, 128)]),
+        ("heads", [(24, 24, 128), (12, 12, 256), (24, 24, 128)]),
+        ("classifier", [(24, 24, 128), (12, 12, 256), (24, 24, 128)]),
+        ("blocks:2", [(24, 24, 128), (12, 12, 256), (24, 24, 128)]),
         ("blocks:5", [(24, 24, 128), (12, 12, 256), (6, 6, 256)]),
         ("blocks:18", [(24, 24, 128)]),
         ("bias", []),
