@@ -1,5 +1,6 @@
 """Decoding of pictures, and placing them in the input square."""
 
+import hashlib
 import io
 import struct
 import zlib
@@ -226,6 +227,37 @@ class TestPlace:
                 value = rows[0] * (1 - part_y) + rows[1] * part_y
                 # Rounding to a whole level.
                 np.testing.assert_allclose(found[v, u], value, atol=0.5 + 1e-9)
+
+    @pytest.mark.parametrize(
+        "width, height, size, digest",
+        [
+            (101, 99, 192, "492e00c9437a2fba"),
+            (333, 1001, 192, "bf0ceb773267f030"),
+            (691, 247, 128, "b8d7e1ef6d06ff62"),
+            (966, 824, 256, "ca5e322fcc82c016"),
+            (1465, 201, 192, "4354cea573afae45"),
+            (30, 1125, 256, "62ee97879e7cf202"),
+        ],
+    )
+    def test_letterbox_is_mediapipes_tensor_to_the_bit(
+        self, width, height, size, digest
+    ):
+        """Digests of what ImageToTensorCalculator of mediapipe 0.10.21 gave.
+
+        In these sizes positions lie half way between two steps, and rounding them to
+        the even one gives another picture.
+        """
+        y, x, c = np.indices((height, width, 3))
+        pixels = ((37 * x + 101 * y + 59 * c + x * y) % 256).astype(np.uint8)
+        found = images.place(pixels, geometry.letterbox(width, height), size)
+        assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == digest
+
+    def test_halves_do_not_reach_what_lies_outside(self):
+        pixels = np.full((3, 101, 3), 255, np.uint8)
+        found = images.place(pixels, geometry.letterbox(101, 3, 0.5), 192)
+        assert not found[:, :47].any() and not found[:, 145:].any()
+        assert not found[:93].any() and not found[100:].any()
+        assert found.any()
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1)])
     def test_thin_pictures(self, shape):

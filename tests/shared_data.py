@@ -24,7 +24,7 @@ def shared(*parts: str) -> pathlib.Path:
     """Path of something below ../shared."""
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        _missing(f"../shared/{'/'.join(parts)} is missing.")
+        missing(f"../shared/{'/'.join(parts)} is missing.")
     return path
 
 
@@ -51,7 +51,7 @@ def palm_128():
         try:
             from ai_edge_litert import interpreter as runtime
         except ImportError:
-            _missing("Neither tflite_runtime nor ai_edge_litert is installed.")
+            missing("Neither tflite_runtime nor ai_edge_litert is installed.")
     interpreter = runtime.Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     (image_detail,) = interpreter.get_input_details()
@@ -69,7 +69,7 @@ def palm_128():
     return infer
 
 
-def _missing(message: str) -> None:
+def missing(message: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)

@@ -3,11 +3,14 @@
 Placing samples as MediaPipe's CPU pipeline does: bilinear without smoothing, pixel u of
 the input taken at the position u / size (corners on corners, not centres on centres),
 positions rounded to 1/32 of a pixel, black (0, before the range is mapped) where the
-picture ends. So the detector sees what it sees in MediaPipe, training included, and its
-boxes come out the same. Smoothing while shrinking (Pillow's bilinear, centres on
-centres) was measured on 231 photographs of digits 0 to 6 at 12 shares of the frame:
-palm_full's recall moves by -2 to +2 points, up at 0.3 to 0.45, down at 0.65 to 1, by 0
-on average; not enough to leave what the detector is shipped with.
+picture ends. A letterboxed picture is MediaPipe's tensor to the bit. So the detector
+sees what it sees in MediaPipe, training included, and its boxes come out the same.
+
+Smoothing while shrinking (Pillow's bilinear, centres on centres) was measured on 231
+photographs of digits 0 to 6 at 12 shares of the frame: palm_full's recall moves by -2
+to +2 points, up at 0.3 to 0.45, down at 0.65 to 1, by 0 on average; not enough to leave
+what the detector is shipped with.
+
 Source: mediapipe/calculators/tensor/image_to_tensor_converter_opencv.cc, OpenCV's
 warpPerspective (INTER_LINEAR, BORDER_CONSTANT).
 """
@@ -23,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from ondevice.detection import geometry
+from ondevice.device import perspective
 
 # Pictures above are refused before they are decoded: 64 Mpx are 192 MB as RGB.
 MAX_PIXELS = 64_000_000
@@ -73,8 +77,11 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# OpenCV's INTER_TAB_SIZE: steps of a pixel in which it interpolates.
-_STEPS = 32
+_STEPS = perspective.STEPS
+
+# Positions this close to half a step are rounded as OpenCV's own noise has it, which is
+# below 1e-9 of a step for pictures of up to 32,767 pixels a side, its limit.
+_NOISE = 1e-6
 
 
 class ImageError(ValueError):
@@ -144,25 +151,19 @@ def place(pixels: np.ndarray, placing: geometry.Affine, size: int) -> np.ndarray
         pixels = pixels[:, ::-1]
         scale_x, shift_x = -scale_x, shift_x + scale_x
     height, width = pixels.shape[:2]
-    columns, left, right, weight_left, weight_right = _taps(
-        width, scale_x, shift_x, size
-    )
-    rows, top, bottom, weight_top, weight_bottom = _taps(
-        height, placing.scale_y, placing.shift_y, size
-    )
-    square = np.zeros((size, size, 3), np.uint8)
-    # Along x first, for the rows that are needed, each once. 32 * 255 fits 16 bits.
-    needed, places = np.unique(np.concatenate([top, bottom]), return_inverse=True)
-    lines = pixels[needed]
-    mixed = lines.take(left, axis=1) * weight_left[:, np.newaxis]
-    mixed += lines.take(right, axis=1) * weight_right[:, np.newaxis]
-    weight_top, weight_bottom = (
-        weight.astype(np.uint32)[:, np.newaxis, np.newaxis]
-        for weight in (weight_top, weight_bottom)
-    )
-    total = mixed[places[: len(top)]] * weight_top
-    total += mixed[places[len(top) :]] * weight_bottom
-    square[rows, columns] = (total + _STEPS * _STEPS // 2) // (_STEPS * _STEPS)
+    x_steps, x_halves = _steps(width, scale_x, shift_x, size)
+    y_steps, y_halves = _steps(height, placing.scale_y, placing.shift_y, size)
+    square = _mix_grid(pixels, x_steps, y_steps)
+    if x_halves or y_halves:
+        exact_x, exact_y = perspective.steps(
+            left=-shift_x / scale_x * width,
+            top=-placing.shift_y / placing.scale_y * height,
+            right=(1 - shift_x) / scale_x * width,
+            bottom=(1 - placing.shift_y) / placing.scale_y * height,
+            size=size,
+        )
+        at = np.nonzero((exact_x != x_steps) | (exact_y != y_steps[:, np.newaxis]))
+        square[at] = _mix_points(pixels, exact_x[at], exact_y[at])
     return square
 
 
@@ -180,33 +181,83 @@ def to_input(pixels: np.ndarray, input_range: tuple[float, float]) -> np.ndarray
     return pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
 
 
-def _taps(
+def _steps(
     length: int, scale: float, shift: float, size: int
-) -> tuple[slice, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The two pixels that each position along an axis mixes, and their weights.
+) -> tuple[np.ndarray, bool]:
+    """Where the square's pixels lie along an axis of the picture.
 
     Returns:
-      Which of the `size` positions the picture reaches; for those, two indices within
-      the picture and two uint16 weights that sum to 32 inside the picture; what lies
-      outside has the weight 0.
+      [size] int64, 1/32 pixel; and whether one lies half way between two steps.
     """
-    position = (np.arange(size) / size - shift) / scale * length
+    exact = (np.arange(size) / size - shift) / scale * length * _STEPS
     # Far outside, a position only has to stay outside.
-    position = np.clip(position, -2, length + 1)
-    steps = np.rint(position * _STEPS).astype(np.int64)
-    inside = np.flatnonzero((steps > -_STEPS) & (steps < length * _STEPS))
-    reached = slice(0, 0)
-    if len(inside):
-        reached = slice(int(inside[0]), int(inside[-1]) + 1)
-    first, part = np.divmod(steps[reached], _STEPS)
+    exact = np.clip(exact, -perspective.FARTHEST, perspective.FARTHEST)
+    halves = np.abs(exact - np.floor(exact) - 0.5) < _NOISE
+    return np.rint(exact).astype(np.int64), bool(halves.any())
+
+
+def _taps(
+    steps: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The two pixels along an axis that each position mixes, and their weights.
+
+    Returns:
+      Two indices within the picture and two uint32 weights for each position. They sum
+      to 32 inside the picture; what lies outside has the weight 0.
+    """
+    first, part = np.divmod(steps, _STEPS)
     second = first + 1
+    first_there = (first >= 0) & (first < length)
+    second_there = (second >= 0) & (second < length)
     return (
-        reached,
-        np.clip(first, 0, length - 1),
-        np.clip(second, 0, length - 1),
-        np.where(first >= 0, _STEPS - part, 0).astype(np.uint16),
-        np.where(second < length, part, 0).astype(np.uint16),
+        np.where(first_there, first, 0),
+        np.where(second_there, second, 0),
+        np.where(first_there, _STEPS - part, 0).astype(np.uint32),
+        np.where(second_there, part, 0).astype(np.uint32),
     )
+
+
+def _mix_grid(
+    pixels: np.ndarray, x_steps: np.ndarray, y_steps: np.ndarray
+) -> np.ndarray:
+    """Pixels at the crossings of columns and rows, [size, size, 3] uint8."""
+    height, width = pixels.shape[:2]
+    square = np.zeros((len(y_steps), len(x_steps), 3), np.uint8)
+    rows, columns = _reached(y_steps, height), _reached(x_steps, width)
+    left, right, weight_left, weight_right = _taps(x_steps[columns], width)
+    top, bottom, weight_top, weight_bottom = _taps(y_steps[rows], height)
+    # Along x first, for the rows that are needed, each once. 32 * 255 fits 16 bits.
+    needed, places = np.unique(np.concatenate([top, bottom]), return_inverse=True)
+    lines = pixels[needed]
+    mixed = lines.take(left, axis=1) * weight_left.astype(np.uint16)[:, np.newaxis]
+    mixed += lines.take(right, axis=1) * weight_right.astype(np.uint16)[:, np.newaxis]
+    total = mixed[places[: len(top)]] * weight_top[:, np.newaxis, np.newaxis]
+    total += mixed[places[len(top) :]] * weight_bottom[:, np.newaxis, np.newaxis]
+    square[rows, columns] = _rounded(total)
+    return square
+
+
+def _mix_points(
+    pixels: np.ndarray, x_steps: np.ndarray, y_steps: np.ndarray
+) -> np.ndarray:
+    """Pixels at single positions, [positions, 3] uint8."""
+    left, right, *x_weights = _taps(x_steps, pixels.shape[1])
+    top, bottom, *y_weights = _taps(y_steps, pixels.shape[0])
+    total = np.zeros((len(x_steps), 3), np.uint32)
+    for y, y_weight in zip((top, bottom), y_weights, strict=True):
+        for x, x_weight in zip((left, right), x_weights, strict=True):
+            total += pixels[y, x] * (x_weight * y_weight)[:, np.newaxis]
+    return _rounded(total)
+
+
+def _reached(steps: np.ndarray, length: int) -> slice:
+    """Which positions along an axis the picture reaches."""
+    inside = np.flatnonzero((steps > -_STEPS) & (steps < length * _STEPS))
+    return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def _rounded(total: np.ndarray) -> np.ndarray:
+    return (total + _STEPS * _STEPS // 2) // (_STEPS * _STEPS)
 
 
 @functools.cache
