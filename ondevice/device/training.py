@@ -27,6 +27,7 @@ from ondevice.device import (
     journal,
     labelled,
     opening,
+    plot,
     runs,
     samples,
     schedule,
@@ -101,7 +102,7 @@ class Training:
         self._data = labelled.digest(train.labelled())
         self._journal = journal.Journal(directory / METRICS)
         self.state = runs.State()
-        self._plotted = True
+        self._plot = plot.Plot(directory / PLOT)
         self._started = time.monotonic()
         if resumed is not None:
             self._take_up(resumed)
@@ -140,6 +141,8 @@ class Training:
                     self.state.steps, self.state.epoch + 1, self._directory / LATEST,
                 )  # fmt: skip
                 raise KeyboardInterrupt from None
+            finally:
+                self._plot.close()
         return self.state
 
     def _steps(self, asked: threading.Event, progress: Progress) -> None:
@@ -203,15 +206,6 @@ class Training:
             validation["class_accuracy"], validation["recall"], validation["mean_iou"],
             " (best so far)" if line["best"] else "", time.monotonic() - self._started,
         )  # fmt: skip
-        if self._plotted:
-            self._plotted = journal.draw(
-                self._journal.lines, self._directory / PLOT
-            )
-            if not self._plotted:
-                logging.info(
-                    "%s is not drawn: pip install matplotlib, or the extra `report`.",
-                    PLOT,
-                )
 
     def _validate(self, asked: threading.Event, progress: Progress) -> dict[str, Any]:
         """Metrics of the detections, and the loss where there are labels."""
@@ -258,6 +252,7 @@ class Training:
     def _add(self, line: Mapping[str, Any]) -> None:
         self._journal.add(line)
         self.state.lines = len(self._journal.lines)
+        self._plot.offer(self._journal.lines)
 
     def _save(self, name: str) -> None:
         run = {
