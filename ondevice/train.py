@@ -16,8 +16,9 @@ Examples:
       Hands that are farther away.
 
 The last line of stdout is one JSON object: {"steps", "epochs", "loss",
-"class_accuracy", "best", "seconds"}; `loss` is the last epoch's mean, `class_accuracy`
-its validation's, `best` the epoch that best.safetensors is of, with its validation.
+"class_accuracy", "best", "stopped", "seconds"}; `loss` is the last epoch's mean,
+`class_accuracy` its validation's, `best` the epoch that best.safetensors is of, with
+its validation; `stopped` is "epochs" or "patience".
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
     from ondevice.device import runs, samples, session
 
 FLAGS = commands.flag_values()
-_MODEL = flags.DEFINE_string(
-    "model", None, "The trainable .tflite.", flag_values=FLAGS
-)
+_MODEL = flags.DEFINE_string("model", None, "The trainable .tflite.", flag_values=FLAGS)
 _DATA = flags.DEFINE_string(
     "data", None, "Folder of images in folders named by class.", flag_values=FLAGS
 )
@@ -93,6 +92,13 @@ _FRAME = flags.DEFINE_string(
     "each; the middle is validated at. Default: 0.4:1.0.",
     flag_values=FLAGS,
 )
+_PATIENCE = flags.DEFINE_integer(
+    "patience",
+    None,
+    "Epochs without a better validation that end the run; 0 never ends it. Default: 5.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 _RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 # Learning rates by optimizer.
@@ -115,6 +121,7 @@ class TrainConfig:
     resume: bool = False
     seed: int | None = None
     frame: tuple[float, float] | None = None
+    patience: int | None = None
     runtime: str = "auto"
     threads: int | None = None
 
@@ -133,7 +140,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
       KeyboardInterrupt: After Ctrl-C.
       OSError: If a file cannot be read or written.
     """
-    from ondevice.device import image_cache, opening, session, training
+    from ondevice.device import image_cache, opening, runs, session, training
 
     started = time.monotonic()
     directory = config.checkpoint_dir
@@ -168,6 +175,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "loss": last["loss"],
         "class_accuracy": last["validation"]["class_accuracy"],
         "best": {"epoch": best["epoch"], **best["validation"]},
+        "stopped": runs.ended(settings, state),
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -188,6 +196,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
                 resume=_RESUME.value,
                 seed=_SEED.value,
                 frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
+                patience=_PATIENCE.value,
                 runtime=_RUNTIME.value,
                 threads=_THREADS.value,
             )

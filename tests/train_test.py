@@ -131,7 +131,7 @@ def test_interrupted_in_the_middle_of_an_epoch(tiny_model, tmp_path, env):
 def test_result_and_files(command, tmp_path):
     found = small_data.result(command(tmp_path / "run", "--epochs=2"))
     assert list(found) == [
-        "steps", "epochs", "loss", "class_accuracy", "best", "seconds",
+        "steps", "epochs", "loss", "class_accuracy", "best", "stopped", "seconds",
     ]  # fmt: skip
     lines = [
         json.loads(line)
@@ -230,6 +230,7 @@ def test_refusals_leave_a_run_as_it_was(
         (("--validation=nowhere",), 2, "--validation must exist"),
         (("--frame=0.8:0.4",), 2, "--frame must be"),
         (("--epochs=0",), 2, "epochs"),
+        (("--patience=-1",), 2, "patience"),
         (("--learning_rate=-1",), 1, "positive, finite learning rate"),
         (("--schedule=step",), 2, "schedule"),
         (("--threads=0",), 2, "threads must be at least 1"),
@@ -293,6 +294,6 @@ def test_help_is_fast_and_shows_every_flag():
 
 def test_flags_are_none_until_given():
     # A resumed run takes over what was not given, so defaults must not look given.
-    for name in ("epochs", "learning_rate", "schedule", "seed", "frame"):
+    for name in ("epochs", "learning_rate", "schedule", "seed", "frame", "patience"):
         assert train.FLAGS[name].default is None
     assert isinstance(train.FLAGS, flags.FlagValues)

@@ -14,6 +14,9 @@ from typing import Any
 from checkpoints import store
 from ondevice.device import schedule
 
+# Why a run ended.
+EPOCHS, PATIENCE = "epochs", "patience"
+
 
 class TrainingError(ValueError):
     """Training cannot begin, or cannot go on."""
@@ -29,6 +32,7 @@ class Settings:
       schedule: A name of `schedule.NAMES`.
       seed: Of order and placing.
       frame: Range of the share of the frame that a picture takes.
+      patience: Epochs without a better validation that end the run; 0 waits for ever.
     """
 
     epochs: int = 8
@@ -36,6 +40,7 @@ class Settings:
     schedule: str = schedule.COSINE
     seed: int = 0
     frame: tuple[float, float] = (0.4, 1.0)
+    patience: int = 5
 
     def __post_init__(self) -> None:
         faults = []
@@ -49,6 +54,8 @@ class Settings:
             faults.append("a seed of 0 or more")
         if not 0 < self.frame[0] <= self.frame[1] <= 1:
             faults.append("a frame 0 < low <= high <= 1")
+        if self.patience < 0:
+            faults.append("a patience of 0 or more")
         if faults:
             raise TrainingError(
                 f"Training must have {', '.join(faults)}. Received: {self}."
@@ -67,6 +74,8 @@ class State:
       lines: Of metrics.jsonl.
       last: The last epoch's line of metrics.jsonl.
       best: The best epoch's line.
+      patience_from: Epochs completed when patience ended the run and it was told to go
+        on all the same; none before counts.
     """
 
     epoch: int = 0
@@ -76,6 +85,7 @@ class State:
     lines: int = 0
     last: Mapping[str, Any] | None = None
     best: Mapping[str, Any] | None = None
+    patience_from: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +98,17 @@ class Resumption:
     runtime: str
 
 
+def ended(settings: Settings, state: State) -> str | None:
+    """Why the run takes no further step: `EPOCHS` or `PATIENCE`; None where it does."""
+    if state.epoch >= settings.epochs:
+        return EPOCHS
+    if settings.patience and state.best is not None:
+        since = max(state.best["epoch"], state.patience_from)
+        if state.epoch - since >= settings.patience:
+            return PATIENCE
+    return None
+
+
 def resumption(header: store.Header) -> Resumption:
     """Reads the header of a checkpoint that `Training` wrote.
 
@@ -96,7 +117,8 @@ def resumption(header: store.Header) -> Resumption:
     """
     try:
         run = dict(header.extra["run"])
-        settings = dict(run["settings"])
+        # Runs of before there was a patience had none.
+        settings = {"patience": 0, **run["settings"]}
         low, high = map(float, settings["frame"])
         return Resumption(
             Settings(**{**settings, "frame": (low, high)}),

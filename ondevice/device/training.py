@@ -113,7 +113,7 @@ class Training:
         return self._batches.steps
 
     def run(self, progress: Progress = lambda items, what, total: items) -> runs.State:
-        """Trains to the last epoch.
+        """Trains to the last epoch, or until patience ends.
 
         Args:
           progress: Wraps steps and validation.
@@ -130,7 +130,7 @@ class Training:
         """
         with _interruptions() as asked:
             try:
-                while self.state.epoch < self._settings.epochs:
+                while runs.ended(self._settings, self.state) is None:
                     self._steps(asked, progress)
                     self._end_of_epoch(asked, progress)
             except _Stopped:
@@ -143,6 +143,12 @@ class Training:
                 raise KeyboardInterrupt from None
             finally:
                 self._plot.close()
+        if runs.ended(self._settings, self.state) == runs.PATIENCE:
+            logging.info(
+                "Stopped after epoch %d: --patience=%d epochs without a better "
+                "validation. --resume with more --epochs or --patience goes on.",
+                self.state.epoch, self._settings.patience,
+            )  # fmt: skip
         return self.state
 
     def _steps(self, asked: threading.Event, progress: Progress) -> None:
@@ -276,6 +282,9 @@ class Training:
             for name, before in vars(resumed.settings).items()
             if before != getattr(self._settings, name)
         ]
+        settings, ended = self._settings, runs.ended(self._settings, self.state)
+        if ended == runs.PATIENCE and settings.epochs > resumed.settings.epochs:
+            self.state.patience_from = self.state.epoch  # More were asked for.
         if resumed.runtime != self._session.runtime:
             changed.append(f"the runtime was {resumed.runtime}")
         if resumed.data != self._data:
