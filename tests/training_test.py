@@ -317,13 +317,16 @@ def test_other_data_are_told_and_the_epoch_begins_anew(make, sets, caplog):
 
 
 def test_a_run_that_is_done_does_nothing_more(make_in, whole):
-    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    def files() -> dict[pathlib.Path, bytes]:
+        return {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+
+    before = files()
     with mock.patch.object(session.Session, "train") as step:
         state = make_in(whole).run()
     step.assert_not_called()
     assert (state.epoch, state.steps) == (3, 3 * STEPS)
     assert state.last is not None and state.best is not None
-    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+    assert files() == before
 
 
 def test_pictures_without_labels_count_for_their_class(make, sets):

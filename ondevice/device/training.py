@@ -23,6 +23,7 @@ from ondevice.detection import anchors, targets
 from ondevice.device import (
     batches,
     evaluation,
+    events,
     image_cache,
     journal,
     labelled,
@@ -35,7 +36,7 @@ from ondevice.device import (
 )
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"
-METRICS, PLOT = "metrics.jsonl", "training.png"
+METRICS, PLOT, EVENTS = "metrics.jsonl", "training.png", "tensorboard"
 
 # Steps between two lines of metrics.jsonl.
 LINE_EVERY = 10
@@ -106,6 +107,7 @@ class Training:
         self._started = time.monotonic()
         if resumed is not None:
             self._take_up(resumed)
+        self._events = events.Events(directory / EVENTS, self.state.steps)
 
     @property
     def epoch_steps(self) -> int:
@@ -143,6 +145,7 @@ class Training:
                 raise KeyboardInterrupt from None
             finally:
                 self._plot.close()
+                self._events.close()
         if runs.ended(self._settings, self.state) == runs.PATIENCE:
             logging.info(
                 "Stopped after epoch %d: --patience=%d epochs without a better "
@@ -259,6 +262,7 @@ class Training:
         self._journal.add(line)
         self.state.lines = len(self._journal.lines)
         self._plot.offer(self._journal.lines)
+        self._events.add(line)
 
     def _save(self, name: str) -> None:
         run = {
