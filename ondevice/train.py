@@ -16,9 +16,10 @@ Examples:
       Hands that are farther away.
 
 The last line of stdout is one JSON object: {"steps", "epochs", "loss",
-"class_accuracy", "best", "stopped", "seconds"}; `loss` is the last epoch's mean,
-`class_accuracy` its validation's, `best` the epoch that best.safetensors is of, with
-its validation; `stopped` is "epochs" or "patience".
+"class_accuracy", "best", "stopped", "seconds", "cpu_seconds", "peak_memory"}; `loss` is
+the last epoch's mean, `class_accuracy` its validation's, `best` the epoch that
+best.safetensors is of, with its validation; `stopped` is "epochs" or "patience";
+`seconds`, `cpu_seconds` and `peak_memory`, in bytes, are this process's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -140,7 +143,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
       KeyboardInterrupt: After Ctrl-C.
       OSError: If a file cannot be read or written.
     """
-    from ondevice.device import image_cache, opening, runs, session, training
+    from ondevice.device import image_cache, opening, runs, session, training, usage
 
     started = time.monotonic()
     directory = config.checkpoint_dir
@@ -177,30 +180,51 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "best": {"epoch": best["epoch"], **best["validation"]},
         "stopped": runs.ended(settings, state),
         "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(usage.cpu_seconds(), 1),
+        "peak_memory": usage.peak_memory(),
     }
 
 
 def main(arguments: Sequence[str]) -> commands.Outcome:
     commands.no_arguments(arguments)
-    return commands.Outcome(
-        train(
-            TrainConfig(
-                model=commands.required_path(_MODEL),
-                data=commands.required_path(_DATA),
-                checkpoint_dir=pathlib.Path(_CHECKPOINT_DIR.value or ""),
-                validation=commands.optional_path(_VALIDATION),
-                labels_from=commands.optional_path(_LABELS_FROM),
-                epochs=_EPOCHS.value,
-                learning_rate=_LEARNING_RATE.value,
-                schedule=_SCHEDULE.value,
-                resume=_RESUME.value,
-                seed=_SEED.value,
-                frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
-                patience=_PATIENCE.value,
-                runtime=_RUNTIME.value,
-                threads=_THREADS.value,
-            )
-        )
+    config = TrainConfig(
+        model=commands.required_path(_MODEL),
+        data=commands.required_path(_DATA),
+        checkpoint_dir=pathlib.Path(_CHECKPOINT_DIR.value or ""),
+        validation=commands.optional_path(_VALIDATION),
+        labels_from=commands.optional_path(_LABELS_FROM),
+        epochs=_EPOCHS.value,
+        learning_rate=_LEARNING_RATE.value,
+        schedule=_SCHEDULE.value,
+        resume=_RESUME.value,
+        seed=_SEED.value,
+        frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
+        patience=_PATIENCE.value,
+        runtime=_RUNTIME.value,
+        threads=_THREADS.value,
+    )
+    try:
+        return commands.Outcome(train(config))
+    except KeyboardInterrupt:
+        _say_how_to_go_on(config)
+        raise
+
+
+def _say_how_to_go_on(config: TrainConfig) -> None:
+    """Logs the command that does, where there is a checkpoint to go on from."""
+    from ondevice.device import training
+
+    if not (config.checkpoint_dir / training.LATEST).exists():
+        return
+    # The checkpoint knows the rest.
+    named = ["model", "data", "validation", "checkpoint_dir", "labels_from", "threads"]
+    given = {name: getattr(config, name) for name in named}
+    if config.runtime != _RUNTIME.default:
+        given["runtime"] = config.runtime
+    flags_given = [f"--{name}={value}" for name, value in given.items() if value]
+    logging.info(
+        "To go on: %s",
+        shlex.join([sys.executable, "-m", "ondevice.train", *flags_given, "--resume"]),
     )
 
 

@@ -138,8 +138,7 @@ class Training:
             except _Stopped:
                 self._save(LATEST)
                 logging.info(
-                    "Stopped after step %d, in epoch %d; %s has it all. "
-                    "The same command with --resume goes on.",
+                    "Stopped after step %d, in epoch %d; %s has it all.",
                     self.state.steps, self.state.epoch + 1, self._directory / LATEST,
                 )  # fmt: skip
                 raise KeyboardInterrupt from None
