@@ -20,7 +20,7 @@ _REST = 100
 
 # Lines of steps that the smoothed loss is the mean of: this share of them all, so that
 # the trend is seen early and late, within bounds.
-_WINDOW_SHARE = 1 / 20
+_WINDOW_SHARE = 1 / 8
 _WINDOW = (3, 101)
 
 # Curve of an epoch's validation -> its name in the legend.
