@@ -158,7 +158,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             )
         resumed = _restored(opened, latest) if config.resume else None
         settings = _settings(config, opened, resumed)
-        cache = image_cache.ImageCache()
+        side = opening.of_session(opened).spec.input_size
+        cache = image_cache.ImageCache(side=image_cache.OVERSAMPLING * side)
         train_set, validation = _data(config, opened, cache)
         directory.mkdir(parents=True, exist_ok=True)
         run = training.Training(

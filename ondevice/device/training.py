@@ -210,9 +210,11 @@ class Training:
         self._save(LATEST)
         logging.info(
             "Epoch %d/%d: loss %.4f; validation: class accuracy %.4f, recall %.4f, "
-            "mean IoU %.4f%s; %.0f s.", state.epoch, settings.epochs, line["loss"],
+            "mean IoU %.4f%s; %.0f s; steps waited for images %.1f %% of their time.",
+            state.epoch, settings.epochs, line["loss"],
             validation["class_accuracy"], validation["recall"], validation["mean_iou"],
             " (best so far)" if line["best"] else "", time.monotonic() - self._started,
+            100 * self._batches.waited,
         )  # fmt: skip
 
     def _validate(self, asked: threading.Event, progress: Progress) -> dict[str, Any]:
