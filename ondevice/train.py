@@ -16,8 +16,10 @@ Examples:
       Hands that are farther away.
 
 The last line of stdout is one JSON object: {"steps", "epochs", "loss",
-"class_accuracy", "best", "seconds"}; `loss` is the last epoch's mean, `class_accuracy`
-its validation's, `best` the epoch that best.safetensors is of, with its validation.
+"class_accuracy", "best", "stopped", "seconds", "cpu_seconds", "peak_memory"}; `loss` is
+the last epoch's mean, `class_accuracy` its validation's, `best` the epoch that
+best.safetensors is of, with its validation; `stopped` is "epochs" or "patience";
+`seconds`, `cpu_seconds` and `peak_memory`, in bytes, are this process's.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,9 +41,7 @@ if TYPE_CHECKING:
     from ondevice.device import runs, samples, session
 
 FLAGS = commands.flag_values()
-_MODEL = flags.DEFINE_string(
-    "model", None, "The trainable .tflite.", flag_values=FLAGS
-)
+_MODEL = flags.DEFINE_string("model", None, "The trainable .tflite.", flag_values=FLAGS)
 _DATA = flags.DEFINE_string(
     "data", None, "Folder of images in folders named by class.", flag_values=FLAGS
 )
@@ -101,6 +103,13 @@ _VARIANTS = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
+_PATIENCE = flags.DEFINE_integer(
+    "patience",
+    None,
+    "Epochs without a better validation that end the run; 0 never ends it. Default: 5.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 _RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 # Learning rates by optimizer.
@@ -124,6 +133,7 @@ class TrainConfig:
     seed: int | None = None
     frame: tuple[float, float] | None = None
     variants: int | None = None
+    patience: int | None = None
     runtime: str = "auto"
     threads: int | None = None
 
@@ -142,7 +152,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
       KeyboardInterrupt: After Ctrl-C.
       OSError: If a file cannot be read or written.
     """
-    from ondevice.device import image_cache, opening, session, training
+    from ondevice.device import image_cache, opening, runs, session, training, usage
 
     started = time.monotonic()
     directory = config.checkpoint_dir
@@ -157,7 +167,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             )
         resumed = _restored(opened, latest) if config.resume else None
         settings = _settings(config, opened, resumed)
-        cache = image_cache.ImageCache()
+        side = opening.of_session(opened).spec.input_size
+        cache = image_cache.ImageCache(side=image_cache.OVERSAMPLING * side)
         train_set, validation = _data(config, opened, cache)
         directory.mkdir(parents=True, exist_ok=True)
         run = training.Training(
@@ -177,31 +188,54 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "loss": last["loss"],
         "class_accuracy": last["validation"]["class_accuracy"],
         "best": {"epoch": best["epoch"], **best["validation"]},
+        "stopped": runs.ended(settings, state),
         "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(usage.cpu_seconds(), 1),
+        "peak_memory": usage.peak_memory(),
     }
 
 
 def main(arguments: Sequence[str]) -> commands.Outcome:
     commands.no_arguments(arguments)
-    return commands.Outcome(
-        train(
-            TrainConfig(
-                model=commands.required_path(_MODEL),
-                data=commands.required_path(_DATA),
-                checkpoint_dir=pathlib.Path(_CHECKPOINT_DIR.value or ""),
-                validation=commands.optional_path(_VALIDATION),
-                labels_from=commands.optional_path(_LABELS_FROM),
-                epochs=_EPOCHS.value,
-                learning_rate=_LEARNING_RATE.value,
-                schedule=_SCHEDULE.value,
-                resume=_RESUME.value,
-                seed=_SEED.value,
-                frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
-                variants=_VARIANTS.value,
-                runtime=_RUNTIME.value,
-                threads=_THREADS.value,
-            )
-        )
+    config = TrainConfig(
+        model=commands.required_path(_MODEL),
+        data=commands.required_path(_DATA),
+        checkpoint_dir=pathlib.Path(_CHECKPOINT_DIR.value or ""),
+        validation=commands.optional_path(_VALIDATION),
+        labels_from=commands.optional_path(_LABELS_FROM),
+        epochs=_EPOCHS.value,
+        learning_rate=_LEARNING_RATE.value,
+        schedule=_SCHEDULE.value,
+        resume=_RESUME.value,
+        seed=_SEED.value,
+        frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
+        variants=_VARIANTS.value,
+        patience=_PATIENCE.value,
+        runtime=_RUNTIME.value,
+        threads=_THREADS.value,
+    )
+    try:
+        return commands.Outcome(train(config))
+    except KeyboardInterrupt:
+        _say_how_to_go_on(config)
+        raise
+
+
+def _say_how_to_go_on(config: TrainConfig) -> None:
+    """Logs the command that does, where there is a checkpoint to go on from."""
+    from ondevice.device import training
+
+    if not (config.checkpoint_dir / training.LATEST).exists():
+        return
+    # The checkpoint knows the rest.
+    named = ["model", "data", "validation", "checkpoint_dir", "labels_from", "threads"]
+    given = {name: getattr(config, name) for name in named}
+    if config.runtime != _RUNTIME.default:
+        given["runtime"] = config.runtime
+    flags_given = [f"--{name}={value}" for name, value in given.items() if value]
+    logging.info(
+        "To go on: %s",
+        shlex.join([sys.executable, "-m", "ondevice.train", *flags_given, "--resume"]),
     )
 
 

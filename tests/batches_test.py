@@ -195,6 +195,28 @@ class TestThreads:
         assert prepared == [0, 1, 2]
         assert list(itertools.islice(iterator, 1))
 
+    def test_the_share_of_waiting(self, labelled, monkeypatch):
+        made = make(labelled, batch_size=1, threads=1)
+        ready = []
+        real = made.batch
+
+        def batch(epoch, step):
+            time.sleep(0.02)
+            ready.append(real(epoch, step))
+            return ready[-1]
+
+        monkeypatch.setattr(made, "batch", batch)
+        assert made.waited == 0
+        for _ in made.epoch(0):  # A consumer faster than the thread.
+            pass
+        assert made.waited > 0.9
+        ready.clear()
+        for taken, _ in enumerate(made.epoch(0), 1):  # One that is slower.
+            while len(ready) < min(taken + 1, 7):
+                time.sleep(0.001)
+        # For the first of seven alone.
+        assert made.waited < 0.5
+
     def test_pictures_are_decoded_once_where_they_fit(self, labelled, monkeypatch):
         cache = image_cache.ImageCache()
         made = make(labelled, cache=cache)
@@ -208,9 +230,7 @@ class TestRefusals:
     def test_labels_are_checked_before_training(self, labelled):
         bad = [
             dataclasses.replace(labelled[0], labels=None),
-            dataclasses.replace(
-                labelled[1], labels=(targets.Label(BOX, POINTS, 3),)
-            ),
+            dataclasses.replace(labelled[1], labels=(targets.Label(BOX, POINTS, 3),)),
             labelled[2],
         ]
         with pytest.raises(samples.DataError, match=r"0\.png(.|\n)*1\.png") as caught:

@@ -41,6 +41,14 @@ class TestImageCache:
         cache = image_cache.ImageCache(0)
         assert cache.read(paths[0]).shape == (10, 10, 3) and cache.bytes == 0
 
+    @pytest.mark.parametrize("max_bytes", [0, 10_000])
+    def test_large_pictures_are_reduced_whether_they_fit_or_not(self, paths, max_bytes):
+        cache = image_cache.ImageCache(max_bytes, side=5)
+        for _ in range(2):
+            found = cache.read(paths[0])
+            np.testing.assert_array_equal(found, images.read(paths[0])[::2, ::2])
+        assert cache.bytes == (75 if max_bytes else 0)
+
     def test_what_it_gives_cannot_be_written_to(self, paths):
         with pytest.raises(ValueError, match="read-only"):
             image_cache.ImageCache().read(paths[0])[0] = 0

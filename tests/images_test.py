@@ -162,6 +162,51 @@ class TestRead:
         assert "bomb.png" in str(caught.value)
 
 
+class TestReduced:
+    @pytest.mark.parametrize(
+        ("width", "height", "step"),
+        [(39, 10, 1), (40, 10, 2), (41, 7, 2), (10, 59, 2), (60, 20, 3), (1, 500, 25)],
+    )
+    def test_takes_every_nth_pixel(self, tmp_path, width, height, step):
+        pixels = noise(height, width)
+        path = tmp_path / "a.png"
+        Image.fromarray(pixels).save(path)
+        found = images.read(path, side=20)
+        np.testing.assert_array_equal(found, pixels[::step, ::step])
+        assert found.flags.c_contiguous
+
+    def test_long_jpegs_are_decoded_at_a_half(self, tmp_path):
+        y, x = np.mgrid[:300, :400].astype(np.float32)
+        pixels = np.stack([x / 2, y / 2, (x + y) / 4], -1).astype(np.uint8)
+        path, exif = tmp_path / "a.jpg", Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(pixels).save(path, quality=95, exif=exif)
+        whole = images.read(path)
+        assert whole.shape == (400, 300, 3)
+        for side, step in ((201, 1), (101, 3), (100, 4), (40, 10)):
+            found = images.read(path, side=side)
+            expected = whole[::step, ::step]
+            assert found.shape == expected.shape
+            # JPEG's own, and a slope of half a level a pixel.
+            difference = np.abs(found.astype(int) - expected)
+            assert difference.max() < 12 and difference.mean() < 2
+            assert difference.any() == (side <= 100)  # At a half from four times on.
+
+    @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "I;16", "RGBA"])
+    def test_of_every_mode(self, tmp_path, mode):
+        path = tmp_path / "a.tif"
+        Image.new(mode, (50, 30)).save(path)
+        whole = images.read(path)
+        np.testing.assert_array_equal(images.read(path, side=10), whole[::5, ::5])
+
+    def test_truncated_jpegs_are_refused(self, tmp_path):
+        path = tmp_path / "a.jpg"
+        Image.fromarray(noise(300, 400)).save(path)
+        path.write_bytes(path.read_bytes()[:-2000])
+        with pytest.raises(images.ImageError, match="a.jpg"):
+            images.read(path, side=40)
+
+
 class TestPlace:
     def test_a_square_of_the_same_size_is_the_picture(self):
         pixels = noise(32, 32)

@@ -1,29 +1,12 @@
-"""Tests of metrics.jsonl and training.png."""
+"""Tests of metrics.jsonl."""
 
 import json
 
 import pytest
-from PIL import Image
 
 from ondevice.device import journal
-
-
-def step(number):
-    return {
-        "kind": "step", "step": number, "epoch": 0, "loss": 1.0, "class_loss": 0.5,
-        "box_loss": 0.5, "gradient_norm": 2.0, "learning_rate": 1e-3,
-    }  # fmt: skip
-
-
-def epoch(number, loss=0.5):
-    return {
-        "kind": "epoch", "epoch": number, "step": 10 * number, "loss": 1.0,
-        "validation": {
-            "loss": loss, "images": 3, "class_accuracy": 0.5, "recall": 1.0,
-            "mean_iou": 0.25,
-        },
-        "best": number == 1,
-    }  # fmt: skip
+from tests.small_data import epoch_line as epoch
+from tests.small_data import step_line as step
 
 
 @pytest.fixture
@@ -73,14 +56,3 @@ def test_half_a_line_of_a_killed_run_is_dropped(path):
     again.rewind(1)
     again.add(step(2))
     assert read(path) == [step(1), step(2)]
-
-
-@pytest.mark.parametrize(
-    "lines", [[], [step(1)], [step(1), epoch(1), epoch(2, None)]]
-)
-def test_drawing(tmp_path, lines):
-    pytest.importorskip("matplotlib")
-    assert journal.draw(lines, tmp_path / "x.png")
-    with Image.open(tmp_path / "x.png") as picture:
-        assert picture.width > 500
-    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]

@@ -67,6 +67,26 @@ def folders(root: pathlib.Path, count: int = 3) -> pathlib.Path:
     return root
 
 
+def step_line(number: int) -> dict[str, Any]:
+    """A step's line of metrics.jsonl."""
+    return {
+        "kind": "step", "step": number, "epoch": 0, "loss": 1.0, "class_loss": 0.5,
+        "box_loss": 0.5, "gradient_norm": 2.0, "learning_rate": 1e-3,
+    }  # fmt: skip
+
+
+def epoch_line(number: int, loss: float | None = 0.5) -> dict[str, Any]:
+    """An epoch's line of metrics.jsonl, ten steps after the one before."""
+    return {
+        "kind": "epoch", "epoch": number, "step": 10 * number, "loss": 1.0,
+        "validation": {
+            "loss": loss, "images": 3, "class_accuracy": 0.5, "recall": 1.0,
+            "mean_iou": 0.25,
+        },
+        "best": number == 1,
+    }  # fmt: skip
+
+
 def environment(place: pathlib.Path, *absent: str) -> dict[str, str]:
     """An environment without tensorflow, keras and what else is named."""
     place.mkdir(parents=True, exist_ok=True)

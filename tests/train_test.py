@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -80,7 +81,8 @@ def test_two_processes_take_the_steps_of_one(command, tmp_path, optimizer):
     assert len(changed) > len(after) / 2  # It did train on.
     assert (header.step, header.epoch, header.seed) == (20, 4, 3)
     assert_same_run(tmp_path / "once", twice)
-    del once["seconds"], rest["seconds"]
+    for name in ("seconds", "cpu_seconds", "peak_memory"):
+        assert once.pop(name) > 0 and rest.pop(name) > 0
     assert once == rest
 
 
@@ -106,17 +108,18 @@ def test_interrupted_in_the_middle_of_an_epoch(tiny_model, tmp_path, env):
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (commands.INTERRUPTED, ""), errors
-    assert "--resume" in errors and "error: interrupted" in errors
+    assert errors.splitlines()[-1] == "error: interrupted"
     _, header = store.load_file(stopped / LATEST)
     state = header.extra["run"]["state"]
     assert header.step == state["steps"] > 0
     assert state["epoch_step"] == header.step - 59 * header.epoch
 
+    (told,) = re.findall("To go on: (.*)", errors)
     epochs = f"--epochs={header.epoch + 1}"
     small_data.result(
-        small_data.run(
-            "train", *arguments, "--resume", epochs, f"--checkpoint_dir={stopped}",
-            env=env,
+        subprocess.run(
+            [*shlex.split(told), epochs], capture_output=True, text=True, env=env,
+            cwd=conftest.ROOT,
         )
     )  # fmt: skip
     whole = tmp_path / "whole"
@@ -131,7 +134,8 @@ def test_interrupted_in_the_middle_of_an_epoch(tiny_model, tmp_path, env):
 def test_result_and_files(command, tmp_path):
     found = small_data.result(command(tmp_path / "run", "--epochs=2"))
     assert list(found) == [
-        "steps", "epochs", "loss", "class_accuracy", "best", "seconds",
+        "steps", "epochs", "loss", "class_accuracy", "best", "stopped", "seconds",
+        "cpu_seconds", "peak_memory",
     ]  # fmt: skip
     lines = [
         json.loads(line)
@@ -230,6 +234,7 @@ def test_refusals_leave_a_run_as_it_was(
         (("--validation=nowhere",), 2, "--validation must exist"),
         (("--frame=0.8:0.4",), 2, "--frame must be"),
         (("--epochs=0",), 2, "epochs"),
+        (("--patience=-1",), 2, "patience"),
         (("--learning_rate=-1",), 1, "positive, finite learning rate"),
         (("--schedule=step",), 2, "schedule"),
         (("--threads=0",), 2, "threads must be at least 1"),
@@ -293,6 +298,6 @@ def test_help_is_fast_and_shows_every_flag():
 
 def test_flags_are_none_until_given():
     # A resumed run takes over what was not given, so defaults must not look given.
-    for name in ("epochs", "learning_rate", "schedule", "seed", "frame"):
+    for name in ("epochs", "learning_rate", "schedule", "seed", "frame", "patience"):
         assert train.FLAGS[name].default is None
     assert isinstance(train.FLAGS, flags.FlagValues)

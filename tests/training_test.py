@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from checkpoints import store
-from ondevice.device import data, runs, samples, session, training
+from ondevice.device import data, plot, runs, samples, session, training
 from tests import small_data
 
 STEPS = 5  # Of an epoch: 10 pictures to train on, 2 in a batch.
@@ -35,7 +35,7 @@ def sets(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def unplotted():
     """A picture takes longer than all else; train_test.py looks at it."""
-    with mock.patch.object(training.journal, "draw", return_value=True):
+    with mock.patch.object(plot, "draw"):
         yield
 
 
@@ -129,7 +129,7 @@ def test_ctrl_c_twice_does_not_wait(make, tmp_path):
     assert not (tmp_path / "stopped" / training.LATEST).exists()
 
 
-@pytest.mark.parametrize("name", [training.BEST, training.LATEST, training.PLOT])
+@pytest.mark.parametrize("name", [training.BEST, training.LATEST])
 def test_killed_while_saving_and_on(make, tmp_path, name):
     """What lies after the last checkpoint, metrics and a newer best, is redone."""
     run = make("killed")
@@ -140,19 +140,13 @@ def test_killed_while_saving_and_on(make, tmp_path, name):
             raise SystemExit(9)
         save(opened, path, **header)
 
-    def dying_draw(lines, path):
-        if name == training.PLOT and run.state.epoch == 2:
-            raise SystemExit(9)
-        return True
-
     def second(line):  # The second epoch is the best, the one that is not saved.
         return -abs(line["epoch"] - 2)
 
     with mock.patch.object(session.Session, "save", dying_save):
-        with mock.patch.object(training.journal, "draw", dying_draw):
-            with mock.patch.object(training, "_rank", second):
-                with pytest.raises(SystemExit):
-                    run.run()
+        with mock.patch.object(training, "_rank", second):
+            with pytest.raises(SystemExit):
+                run.run()
     with mock.patch.object(training, "_rank", second):
         make("killed").run()
         make("again").run()
@@ -219,6 +213,82 @@ def test_of_equal_epochs_the_first_is_the_best(make):
         assert make("run").run().best["epoch"] == 1
 
 
+class TestPatience:
+    """The first epoch is the best, and two without a better one end the run."""
+
+    LONG = dataclasses.replace(
+        SETTINGS, epochs=9, patience=2, schedule="constant", learning_rate=1e-4
+    )
+
+    @pytest.fixture(autouse=True)
+    def falling(self):
+        with mock.patch.object(training, "_rank", lambda line: -line["epoch"]):
+            yield
+
+    def test_it_ends_the_run_and_says_so(self, make):
+        with mock.patch.object(training.logging, "info") as info:
+            state = make("run", self.LONG).run()
+        assert (state.epoch, runs.ended(self.LONG, state)) == (3, runs.PATIENCE)
+        said = [call.args[0] % call.args[1:] for call in info.call_args_list]
+        assert "after epoch 3: --patience=2 epochs without a better" in said[-1]
+
+    def test_none_ends_never(self, make):
+        settings = dataclasses.replace(self.LONG, patience=0, epochs=4)
+        state = make("run", settings).run()
+        assert (state.epoch, runs.ended(settings, state)) == (4, runs.EPOCHS)
+
+    def test_a_better_epoch_begins_anew(self, make):
+        def rank(line):  # The third is better than the first.
+            return 1 if line["epoch"] == 3 else -line["epoch"]
+
+        with mock.patch.object(training, "_rank", rank):
+            assert make("run", self.LONG).run().epoch == 5
+
+    def test_stopped_and_resumed_it_ends_in_the_same_place(self, make, tmp_path):
+        make("whole", self.LONG).run()
+        with pytest.raises(KeyboardInterrupt):
+            make("stopped", self.LONG).run(Pressed("epoch 2", 3))
+        make("stopped", self.LONG).run()
+        assert_same(tmp_path / "whole", tmp_path / "stopped")
+        before = (tmp_path / "stopped" / training.LATEST).read_bytes()
+        assert make("stopped", self.LONG).run().epoch == 3  # Nothing more.
+        assert (tmp_path / "stopped" / training.LATEST).read_bytes() == before
+
+    @pytest.mark.parametrize(
+        "changes, epochs",
+        [
+            ({"patience": 3}, 4),
+            ({"patience": 0, "epochs": 5}, 5),
+            ({"epochs": 10}, 5),  # As many as patience again.
+            ({"epochs": 4}, 3),  # Fewer than were asked for at first.
+        ],
+    )
+    def test_more_goes_on(self, make, changes, epochs):
+        make("run", self.LONG).run()
+        state = make("run", dataclasses.replace(self.LONG, **changes)).run()
+        assert state.epoch == epochs
+
+    def test_what_was_gone_on_with_goes_on_as_if_never_stopped(self, make, tmp_path):
+        more = dataclasses.replace(self.LONG, epochs=10)
+        for name in ("whole", "stopped"):
+            make(name, self.LONG).run()
+        make("whole", more).run()
+        with pytest.raises(KeyboardInterrupt):
+            make("stopped", more).run(Pressed("epoch 5", 3))
+        make("stopped", more).run()
+        assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_of_before_there_was_patience_goes_on_without(whole):
+    _, header = store.load_file(whole / training.LATEST)
+    run = {**header.extra["run"]}
+    run["settings"] = {k: v for k, v in run["settings"].items() if k != "patience"}
+    run["state"] = {k: v for k, v in run["state"].items() if k != "patience_from"}
+    found = runs.resumption(dataclasses.replace(header, extra={"run": run}))
+    assert found.settings == dataclasses.replace(SETTINGS, patience=0)
+    assert found.state.patience_from == 0
+
+
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_stops_before_anything_is_written(
@@ -247,13 +317,16 @@ def test_other_data_are_told_and_the_epoch_begins_anew(make, sets, caplog):
 
 
 def test_a_run_that_is_done_does_nothing_more(make_in, whole):
-    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    def files() -> dict[pathlib.Path, bytes]:
+        return {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+
+    before = files()
     with mock.patch.object(session.Session, "train") as step:
         state = make_in(whole).run()
     step.assert_not_called()
     assert (state.epoch, state.steps) == (3, 3 * STEPS)
     assert state.last is not None and state.best is not None
-    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+    assert files() == before
 
 
 def test_pictures_without_labels_count_for_their_class(make, sets):
@@ -306,6 +379,7 @@ def test_a_checkpoint_of_another_program_is_refused(extra):
         ({"schedule": "step"}, "schedule"),
         ({"seed": -1}, "seed"),
         ({"frame": (0.5, 1.5)}, "frame"),
+        ({"patience": -1}, "patience"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -115,12 +117,18 @@ class Batches:
         self._augmentation, self._seed = augmentation, seed
         self._cache = cache or image_cache.ImageCache()
         self._threads, self._encode = threads, encode
+        self._waited = self._worked = 0.0
         self._check()
 
     @property
     def steps(self) -> int:
         """Batches in an epoch, the last one perhaps not full."""
         return math.ceil(len(self._samples) / self._size)
+
+    @property
+    def waited(self) -> float:
+        """The share of its time that the last epoch's consumer waited for batches."""
+        return self._waited / max(self._waited + self._worked, 1e-9)
 
     def epoch(self, epoch: int, step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """Batches of one epoch, from a step on.
@@ -138,6 +146,19 @@ class Batches:
         Raises:
           ImageError: If a picture has become unreadable.
         """
+        self._waited = self._worked = 0.0
+        with contextlib.closing(self._prepared(epoch, step)) as prepared:
+            asked = time.monotonic()
+            for batch in prepared:
+                given = time.monotonic()
+                self._waited += given - asked
+                yield batch
+                asked = time.monotonic()
+                self._worked += asked - given
+
+    def _prepared(
+        self, epoch: int, step: int
+    ) -> Generator[dict[str, np.ndarray], None, None]:
         steps = range(step, self.steps)
         if not self._threads:
             for index in steps:

@@ -88,11 +88,19 @@ class ImageError(ValueError):
     """A picture that cannot be decoded; the message names the file."""
 
 
-def read(path: str | os.PathLike[str]) -> np.ndarray:
+def read(path: str | os.PathLike[str], side: int | None = None) -> np.ndarray:
     """Decodes a picture: upright by its EXIF, first frame, transparency over black.
 
     Args:
       path: File of a format that Pillow reads by itself.
+      side: Of a picture at least twice as long every n-th pixel is taken, for a longer
+        side of `side` or more and less than twice that; None takes them all. Pixels
+        between are not averaged, as `place` would not: on 35 photographs enlarged to
+        7.7 megapixels with noise, at 4 shares of the frame, palm_full's boxes then
+        agree with those of the whole picture (at 384: median IoU 0.95 to 0.99 from
+        much noise to none) as well as they do between two shares 1 % apart (0.95 to
+        0.97); averaged, they do not (0.90 to 0.98). But a JPEG four times as long is
+        decoded at a half, which takes a quarter of the time.
 
     Returns:
       [height, width, 3] uint8, RGB.
@@ -109,12 +117,17 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
                     f"A picture must have at most {MAX_PIXELS} pixels. "
                     f"Received: {picture.width} x {picture.height} in {name!r}."
                 )
+            if side is not None and max(picture.size) >= 4 * side:
+                half = (picture.width // 2, picture.height // 2)
+                picture.draft(None, (max(1, half[0]), max(1, half[1])))
             picture.load()
             rgb = _to_rgb(picture)
             orientation = _orientation(picture)
         if orientation in _UPRIGHT:
             rgb = rgb.transpose(_UPRIGHT[orientation])
-        return np.array(rgb, dtype=np.uint8)
+        pixels = np.array(rgb, dtype=np.uint8)
+        step = max(1, max(rgb.size) // side) if side is not None else 1
+        return np.ascontiguousarray(pixels[::step, ::step])
     except ImageError:
         raise
     except Image.UnidentifiedImageError as error:

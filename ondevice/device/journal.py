@@ -1,9 +1,9 @@
-"""metrics.jsonl, one JSON object a line, and training.png, drawn from it.
+"""metrics.jsonl: what a run reached, one JSON object a line.
 
 A line is of one of two kinds:
 {"kind": "step", "step", "epoch", "loss", "class_loss", "box_loss", "gradient_norm",
- "learning_rate"} and {"kind": "epoch", "epoch", "step", "loss", "learning_rate",
- "validation": {"loss", "images", "class_accuracy", "recall", "mean_iou"}, "best"}.
+ "learning_rate"} and {"kind": "epoch", "epoch", "step", "loss", "validation": {"loss",
+ "images", "class_accuracy", "recall", "mean_iou"}, "best"}.
 No line tells the time of day: a run that was resumed writes the same bytes as one that
 never stopped.
 """
@@ -20,13 +20,6 @@ from absl import logging
 from checkpoints import atomic
 
 STEP, EPOCH = "step", "epoch"
-
-# Curve of an epoch's validation -> its name in the legend.
-_VALIDATION = {
-    "class_accuracy": "class accuracy",
-    "recall": "recall",
-    "mean_iou": "mean IoU",
-}
 
 
 class Journal:
@@ -72,56 +65,6 @@ class Journal:
             return
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(_text(self.lines[-1]))
-
-
-def draw(lines: list[dict[str, Any]], path: pathlib.Path) -> bool:
-    """Draws loss, learning rate and validation over the steps.
-
-    Args:
-      lines: Of the journal.
-      path: Of the picture.
-
-    Returns:
-      Whether matplotlib is there to draw it.
-    """
-    try:
-        from matplotlib import figure
-    except ImportError:
-        return False
-    steps = [line for line in lines if line["kind"] == STEP]
-    epochs = [line for line in lines if line["kind"] == EPOCH]
-    page = figure.Figure(figsize=(9, 8), layout="constrained")
-    top, middle, bottom = page.subplots(3, 1, sharex=True)
-    at = [line["step"] for line in steps]
-    for name in ("loss", "class_loss", "box_loss"):
-        values = [line[name] for line in steps]
-        top.plot(at, values, label=name.replace("_", " "), linewidth=1)
-    ends = [line["step"] for line in epochs]
-    losses = [line["validation"]["loss"] for line in epochs]
-    top.plot(ends, losses, "k.--", label="validation loss")
-    top.set_ylabel("loss")
-    top.set_ylim(bottom=0)
-    middle.plot(at, [line["learning_rate"] for line in steps], color="tab:green")
-    middle.set_ylabel("learning rate")
-    middle.set_ylim(bottom=0)
-    for name, title in _VALIDATION.items():
-        values = [line["validation"][name] for line in epochs]
-        bottom.plot(ends, values, ".-", label=title)
-    best = [line["step"] for line in epochs if line["best"]]
-    if best:
-        bottom.axvline(best[-1], color="grey", linestyle=":", label="best.safetensors")
-    bottom.set_ylabel("validation")
-    bottom.set_ylim(-0.02, 1.02)
-    bottom.set_xlabel("step")
-    for axes in (top, bottom):
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    for axes in (top, middle, bottom):
-        axes.grid(alpha=0.3)
-    # Written whole: a viewer may reload it at any moment.
-    temporary = path.with_name(f".{path.name}.tmp")
-    page.savefig(temporary, format="png", dpi=100)
-    temporary.replace(path)
-    return True
 
 
 def _text(line: Mapping[str, Any]) -> str:

@@ -14,6 +14,9 @@ from typing import Any
 from checkpoints import store
 from ondevice.device import schedule
 
+# Why a run ended.
+EPOCHS, PATIENCE = "epochs", "patience"
+
 
 class TrainingError(ValueError):
     """Training cannot begin, or cannot go on."""
@@ -31,6 +34,7 @@ class Settings:
       frame: Range of the share of the frame that a picture takes.
       variants: Places that each picture is given, over and over, where the trunk is
         frozen and its features of each are kept.
+      patience: Epochs without a better validation that end the run; 0 waits for ever.
     """
 
     epochs: int = 8
@@ -39,6 +43,7 @@ class Settings:
     seed: int = 0
     frame: tuple[float, float] = (0.4, 1.0)
     variants: int = 8
+    patience: int = 5
 
     def __post_init__(self) -> None:
         faults = []
@@ -54,6 +59,8 @@ class Settings:
             faults.append("a seed of 0 or more")
         if not 0 < self.frame[0] <= self.frame[1] <= 1:
             faults.append("a frame 0 < low <= high <= 1")
+        if self.patience < 0:
+            faults.append("a patience of 0 or more")
         if faults:
             raise TrainingError(
                 f"Training must have {', '.join(faults)}. Received: {self}."
@@ -72,6 +79,8 @@ class State:
       lines: Of metrics.jsonl.
       last: The last epoch's line of metrics.jsonl.
       best: The best epoch's line.
+      patience_from: Epochs completed when patience ended the run and it was told to go
+        on all the same; none before counts.
     """
 
     epoch: int = 0
@@ -81,6 +90,7 @@ class State:
     lines: int = 0
     last: Mapping[str, Any] | None = None
     best: Mapping[str, Any] | None = None
+    patience_from: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +103,17 @@ class Resumption:
     runtime: str
 
 
+def ended(settings: Settings, state: State) -> str | None:
+    """Why the run takes no further step: `EPOCHS` or `PATIENCE`; None where it does."""
+    if state.epoch >= settings.epochs:
+        return EPOCHS
+    if settings.patience and state.best is not None:
+        since = max(state.best["epoch"], state.patience_from)
+        if state.epoch - since >= settings.patience:
+            return PATIENCE
+    return None
+
+
 def resumption(header: store.Header) -> Resumption:
     """Reads the header of a checkpoint that `Training` wrote.
 
@@ -101,7 +122,8 @@ def resumption(header: store.Header) -> Resumption:
     """
     try:
         run = dict(header.extra["run"])
-        settings = dict(run["settings"])
+        # Runs of before there was a patience had none.
+        settings = {"patience": 0, **run["settings"]}
         low, high = map(float, settings["frame"])
         return Resumption(
             Settings(**{**settings, "frame": (low, high)}),

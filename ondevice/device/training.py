@@ -23,11 +23,13 @@ from ondevice.detection import anchors, targets
 from ondevice.device import (
     batches,
     evaluation,
+    events,
     features,
     image_cache,
     journal,
     labelled,
     opening,
+    plot,
     runs,
     samples,
     schedule,
@@ -36,7 +38,7 @@ from ondevice.device import (
 from signatures import contract
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"
-METRICS, PLOT = "metrics.jsonl", "training.png"
+METRICS, PLOT, EVENTS = "metrics.jsonl", "training.png", "tensorboard"
 
 # Steps between two lines of metrics.jsonl.
 LINE_EVERY = 10
@@ -113,10 +115,11 @@ class Training:
         self._data = labelled.digest(train.labelled())
         self._journal = journal.Journal(directory / METRICS)
         self.state = runs.State()
-        self._plotted = True
+        self._plot = plot.Plot(directory / PLOT)
         self._started = time.monotonic()
         if resumed is not None:
             self._take_up(resumed)
+        self._events = events.Events(directory / EVENTS, self.state.steps)
 
     @property
     def epoch_steps(self) -> int:
@@ -124,7 +127,7 @@ class Training:
         return self._batches.steps
 
     def run(self, progress: Progress = lambda items, what, total: items) -> runs.State:
-        """Trains to the last epoch.
+        """Trains to the last epoch, or until patience ends.
 
         Args:
           progress: Wraps steps and validation.
@@ -141,17 +144,25 @@ class Training:
         """
         with _interruptions() as asked:
             try:
-                while self.state.epoch < self._settings.epochs:
+                while runs.ended(self._settings, self.state) is None:
                     self._steps(asked, progress)
                     self._end_of_epoch(asked, progress)
             except _Stopped:
                 self._save(LATEST)
                 logging.info(
-                    "Stopped after step %d, in epoch %d; %s has it all. "
-                    "The same command with --resume goes on.",
+                    "Stopped after step %d, in epoch %d; %s has it all.",
                     self.state.steps, self.state.epoch + 1, self._directory / LATEST,
                 )  # fmt: skip
                 raise KeyboardInterrupt from None
+            finally:
+                self._plot.close()
+                self._events.close()
+        if runs.ended(self._settings, self.state) == runs.PATIENCE:
+            logging.info(
+                "Stopped after epoch %d: --patience=%d epochs without a better "
+                "validation. --resume with more --epochs or --patience goes on.",
+                self.state.epoch, self._settings.patience,
+            )  # fmt: skip
         return self.state
 
     def _steps(self, asked: threading.Event, progress: Progress) -> None:
@@ -212,19 +223,12 @@ class Training:
         self._save(LATEST)
         logging.info(
             "Epoch %d/%d: loss %.4f; validation: class accuracy %.4f, recall %.4f, "
-            "mean IoU %.4f%s; %.0f s.", state.epoch, settings.epochs, line["loss"],
+            "mean IoU %.4f%s; %.0f s; steps waited for images %.1f %% of their time.",
+            state.epoch, settings.epochs, line["loss"],
             validation["class_accuracy"], validation["recall"], validation["mean_iou"],
             " (best so far)" if line["best"] else "", time.monotonic() - self._started,
+            100 * self._batches.waited,
         )  # fmt: skip
-        if self._plotted:
-            self._plotted = journal.draw(
-                self._journal.lines, self._directory / PLOT
-            )
-            if not self._plotted:
-                logging.info(
-                    "%s is not drawn: pip install matplotlib, or the extra `report`.",
-                    PLOT,
-                )
 
     def _validate(self, asked: threading.Event, progress: Progress) -> dict[str, Any]:
         """Metrics of the detections, and the loss where there are labels."""
@@ -271,6 +275,8 @@ class Training:
     def _add(self, line: Mapping[str, Any]) -> None:
         self._journal.add(line)
         self.state.lines = len(self._journal.lines)
+        self._plot.offer(self._journal.lines)
+        self._events.add(line)
 
     def _save(self, name: str) -> None:
         run = {
@@ -294,6 +300,9 @@ class Training:
             for name, before in vars(resumed.settings).items()
             if before != getattr(self._settings, name)
         ]
+        settings, ended = self._settings, runs.ended(self._settings, self.state)
+        if ended == runs.PATIENCE and settings.epochs > resumed.settings.epochs:
+            self.state.patience_from = self.state.epoch  # More were asked for.
         if resumed.runtime != self._session.runtime:
             changed.append(f"the runtime was {resumed.runtime}")
         if resumed.data != self._data:
