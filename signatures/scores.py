@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# exp(80) is finite in float32; sigmoid(80) is 1 in float32 long before.
+# exp(80) and its inverse are normal in float32; sigmoid(80) is 1 long before.
 _LARGEST_LOGIT = 80.0
 
 
@@ -18,7 +18,10 @@ def classificators(scores: tf.Tensor, class_logits: tf.Tensor | None) -> tf.Tens
     """The logits that `infer` gives.
 
     With d_k = l_k - max_j l_j <= 0 and the palm's logit z, the odds of
-    sigmoid(z) * exp(d_k) are exp(z + d_k) / (1 + exp(z) * (1 - exp(d_k))).
+    sigmoid(z) * exp(d_k) are exp(z + d_k) / (1 + exp(z) * (1 - exp(d_k))). There
+    exp(z) is sigmoid(z) / sigmoid(-z) and exp(d) - 1 is elu(d): XNNPACK of
+    tflite-runtime 2.14 and of tf.lite 2.19 has no EXP, and 80 classes of 2,016 anchors
+    took 0.4 to 0.7 ms in it.
 
     Args:
       scores: [batch, N, 1] float32, logits of the palm's score.
@@ -32,5 +35,5 @@ def classificators(scores: tf.Tensor, class_logits: tf.Tensor | None) -> tf.Tens
     scores = tf.minimum(scores, _LARGEST_LOGIT)
     best = tf.reduce_max(class_logits, axis=-1, keepdims=True)
     margin = class_logits - best
-    shortfall = tf.exp(scores) * (1.0 - tf.exp(margin))
-    return scores + margin - tf.math.log(1.0 + shortfall)
+    odds = tf.sigmoid(scores) / tf.sigmoid(-scores)
+    return scores + margin - tf.math.log(1.0 - odds * tf.nn.elu(margin))

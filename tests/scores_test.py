@@ -1,8 +1,11 @@
 """Tests of signatures/scores.py."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from checkpoints import tflite_file
+from ondevice.device import runtimes
 from signatures import scores
 
 
@@ -42,3 +45,35 @@ def test_extreme_logits_stay_finite():
             tf.constant([[[palm]]]), tf.constant([[[1e4, -1e4, 0.0]]])
         )
         assert np.isfinite(combined).all()
+
+
+@pytest.mark.parametrize("runtime", runtimes.installed())
+def test_every_runtime_agrees_at_ordinary_and_extreme_logits(runtime):
+    random = np.random.default_rng(2)
+    palm = np.linspace(-200, 200, 401, dtype=np.float32)[np.newaxis, :, np.newaxis]
+    classes = 9 * random.standard_normal((1, 401, 7), np.float32)
+    classes[:, ::50] *= 1e3
+    specs = [tf.TensorSpec(palm.shape), tf.TensorSpec(classes.shape)]
+    function = tf.function(scores.classificators, specs, autograph=False)
+    data = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tf.Module()
+    ).convert()
+    interpreter = runtimes.create(data, runtime, 1)
+    for entry in interpreter.get_input_details():
+        value = palm if entry["shape"][-1] == 1 else classes
+        interpreter.set_tensor(entry["index"], value)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    # In float64, by the definition: log(p c) - log(1 - p c), with p c = exp(lower).
+    margin = classes.astype(np.float64) - classes.max(-1, keepdims=True)
+    z = np.minimum(palm, 80).astype(np.float64)
+    lower = margin - np.logaddexp(0, -z)
+    with np.errstate(divide="ignore"):
+        expected = lower - np.log(-np.expm1(lower))
+    best = margin == 0
+    np.testing.assert_array_equal(found[best], np.minimum(palm, 80).ravel())
+    # Float32, where exp(d) - 1 loses its last digits beside exp(z); far above that a
+    # score is 1, and far below 0, however exactly.
+    np.testing.assert_allclose(found[~best], expected[~best], rtol=1e-5, atol=1e-4)
+    census = tflite_file.parse(data).census()
+    assert "EXP" not in census
