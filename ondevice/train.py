@@ -24,6 +24,7 @@ best.safetensors is of, with its validation; `stopped` is "epochs" or "patience"
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -38,7 +39,7 @@ from absl import flags, logging
 from ondevice import commands
 
 if TYPE_CHECKING:
-    from ondevice.device import runs, samples, session
+    from ondevice.device import detectors, labelled, runs, samples, session
 
 FLAGS = commands.flag_values()
 _MODEL = flags.DEFINE_string("model", None, "The trainable .tflite.", flag_values=FLAGS)
@@ -61,7 +62,7 @@ _LABELS_FROM = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "Epochs in all. Default: 8.", lower_bound=1, flag_values=FLAGS
+    "epochs", None, "Epochs in all. Default: 10.", lower_bound=1, flag_values=FLAGS
 )
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
@@ -159,7 +160,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     latest = directory / training.LATEST
     _refuse(config, latest)
     threads = opening.thread_count(config.threads)
-    with session.Session(config.model, config.runtime, threads) as opened:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(
+            session.Session(config.model, config.runtime, threads)
+        )
         if not opened.manifest.variables:
             raise commands.UserError(
                 f"--model must be a trainable file. Received: {config.model}, an "
@@ -171,8 +175,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         cache = image_cache.ImageCache(side=image_cache.OVERSAMPLING * side)
         train_set, validation = _data(config, opened, cache)
         directory.mkdir(parents=True, exist_ok=True)
+        untouched = stack.enter_context(_labeller(config)()).detector
+        teacher: detectors.Detector | None = untouched
+        if untouched.spec != opening.of_session(opened).spec:
+            logging.warning("--labels_from has other anchors: they teach nothing.")
+            teacher = None
         run = training.Training(
-            opened, train_set, validation, directory, settings, cache, resumed
+            opened, train_set, validation, directory, settings, cache, resumed, teacher
         )
         logging.info(
             "%d images to train on, %d to validate; %d steps an epoch on %s with %d "
@@ -286,19 +295,26 @@ def _settings(
     return dataclasses.replace(settings, **given)
 
 
-def _data(
-    config: TrainConfig, opened: session.Session, cache: Any
-) -> tuple[samples.Dataset, samples.Dataset]:
-    """The labelled data sets, to train on and to validate."""
-    from ondevice.device import labelled, opening, samples
+def _labeller(config: TrainConfig) -> labelled.Labeller:
+    """Opens the untouched detector."""
+    from ondevice.device import opening
 
-    labeller = functools.partial(
+    return functools.partial(
         opening.open_detector,
         config.labels_from or config.model,
         None,
         config.runtime,
         config.threads,
     )
+
+
+def _data(
+    config: TrainConfig, opened: session.Session, cache: Any
+) -> tuple[samples.Dataset, samples.Dataset]:
+    """The labelled data sets, to train on and to validate."""
+    from ondevice.device import labelled, samples
+
+    labeller = _labeller(config)
 
     def load(path: pathlib.Path) -> samples.Dataset:
         return labelled.load(

@@ -99,6 +99,50 @@ class TestPlacing:
                     # 2.5 pixels: edges are mixed with the grey.
                     np.testing.assert_allclose(boxes, expected, atol=2.5 / 128)
 
+    def test_looks_change_the_pixels_and_nothing_else(self, labelled):
+        plain = make(labelled)
+        changed = make(
+            labelled, augmentation=batches.Augmentation(lit=0.5, surrounded=0.5)
+        )
+        differing = 0
+        for one, other in zip(plain.epoch(0), changed.epoch(0), strict=True):
+            for name in one.keys() - {"image"}:
+                np.testing.assert_array_equal(one[name], other[name])
+            differing += (one["image"] != other["image"]).any((1, 2, 3)).sum()
+        assert 0 < differing < 7
+        equal(list(changed.epoch(1)), list(changed.epoch(1)))
+
+    def test_variants_come_again(self, labelled):
+        augmentation = batches.Augmentation(lit=1.0, variants=2)
+        made = make(labelled, augmentation=augmentation)
+
+        def pictures(epoch):
+            found = {}
+            for step, batch in enumerate(made.epoch(epoch)):
+                for index, image in zip(made._order(epoch)[3 * step :], batch["image"]):
+                    found[int(index)] = image
+            return found
+
+        first, second, third = (pictures(epoch) for epoch in range(3))
+        for index in range(7):
+            np.testing.assert_array_equal(first[index], third[index])
+            assert (first[index] != second[index]).any()
+
+    def test_encoders_are_given_what_makes_the_image(self, labelled):
+        keys = []
+
+        def encode(key, image):
+            keys.append(key)
+            return {"mean": image().mean((0, 1))}
+
+        plain = list(make(labelled).epoch(2))
+        made = list(make(labelled, encode=encode).epoch(2))
+        assert sorted(keys) == [(2, index) for index in range(7)]
+        for one, other in zip(plain, made, strict=True):
+            np.testing.assert_allclose(
+                other["mean"], one["image"].mean((1, 2)), rtol=1e-6
+            )
+
     def test_shares_cover_the_range_and_places_the_frame(self, labelled):
         made = make(labelled, augmentation=batches.Augmentation((0.4, 0.8), flip=True))
         found = [made.placing(e, i, 100, 50) for e in range(60) for i in range(7)]

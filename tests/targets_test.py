@@ -138,6 +138,64 @@ class TestMatcher:
             targets.MatchingRule(positive_iou=0.3, ignore_iou=0.4)
 
 
+class TestTaught:
+    """A teacher that fires where the test says; its boxes are those of its labels."""
+
+    def seen(self, *hands):
+        """(label, anchors, score) of each hand -> regressors and scores."""
+        regressors = np.zeros((len(CENTRES), 18), np.float32)
+        scores = np.zeros(len(CENTRES), np.float32)
+        for hand, held, score in hands:
+            regressors[held] = decoding.encode(
+                np.array([hand.box], np.float32),
+                np.array([hand.keypoints], np.float32),
+                CENTRES[held],
+                SPEC.input_size,
+            )
+            scores[held] = score
+        return {"regressors": regressors, "scores": scores}
+
+    def test_positive_is_where_the_teacher_sees_the_hand(self):
+        matcher, hand = targets.Matcher(SPEC, 3), label((0.4, 0.5), 0.3, 2)
+        held = np.array([5, 900, 1500])  # Nowhere near what geometry would choose.
+        made = matcher.taught([hand], **self.seen((hand, held, 0.8)))
+        expected = np.zeros((len(CENTRES), 3))
+        expected[held, 2] = 1
+        np.testing.assert_array_equal(made.class_targets, expected)
+        np.testing.assert_array_equal(made.anchor_weights, 1)
+        boxes = decoding.decode_boxes(made.box_targets, CENTRES, SPEC.input_size)
+        np.testing.assert_allclose(boxes[held], [hand.box] * 3, atol=1e-5)
+
+    def test_a_hint_or_a_hand_without_label_is_ignored(self):
+        matcher, hand = targets.Matcher(SPEC, 3), label((0.3, 0.3), 0.3, 0)
+        other = label((0.8, 0.8), 0.2)
+        hands = [(hand, [7], 0.9), (hand, [8], 0.3), (other, [9], 0.95)]
+        hands += [(other, [10], 0.05)]
+        made = matcher.taught([hand], **self.seen(*hands))
+        assert np.flatnonzero(made.class_targets.any(1)).tolist() == [7]
+        assert np.flatnonzero(made.anchor_weights == 0).tolist() == [8, 9]
+
+    def test_a_hand_that_the_teacher_misses_is_matched_by_geometry(self):
+        matcher = targets.Matcher(SPEC, 2)
+        seen, missed = label((0.3, 0.3), 0.2, 0), label((0.7, 0.7), 0.25, 1)
+        alone = matcher.targets([missed])
+        made = matcher.taught([seen, missed], **self.seen((seen, [3], 0.9)))
+        np.testing.assert_array_equal(
+            made.class_targets[:, 1], alone.class_targets[:, 1]
+        )
+        held = alone.class_targets[:, 1] > 0
+        np.testing.assert_allclose(made.box_targets[held], alone.box_targets[held])
+        ignored = alone.anchor_weights == 0
+        np.testing.assert_array_equal(made.anchor_weights == 0, ignored)
+        assert np.flatnonzero(made.class_targets[:, 0]).tolist() == [3]
+
+    def test_without_hands_what_the_teacher_sees_is_left_alone(self):
+        other = label((0.8, 0.8), 0.2)
+        made = targets.Matcher(SPEC, 2).taught([], **self.seen((other, [9], 0.9)))
+        assert not made.class_targets.any()
+        assert np.flatnonzero(made.anchor_weights == 0).tolist() == [9]
+
+
 class TestLabel:
     def test_mirrored_keypoints_keep_their_order(self):
         hand = label((0.3, 0.5), 0.2)

@@ -29,6 +29,13 @@ import numpy as np
 from ondevice.detection import anchors, decoding, geometry
 
 
+# A teacher's box that overlaps a hand by so much is that hand's.
+_SAME_IOU = 0.5
+
+# A teacher's score below it means background.
+_NEXT_TO_NOTHING = 0.1
+
+
 @dataclasses.dataclass(frozen=True)
 class Label:
     """One labelled hand.
@@ -189,13 +196,56 @@ class Matcher:
         for index, label in enumerate(labels):
             held = positive & (owner == index)
             class_targets[held, label.class_index] = 1
-            box_targets[held] = decoding.encode(
-                np.array(label.box, np.float32)[np.newaxis],
-                np.array(label.keypoints, np.float32).reshape(1, -1, 2),
-                self.centres[held],
-                self.spec.input_size,
-            )
+            box_targets[held] = self._encoded(label, held)
         return Targets(class_targets, box_targets, anchor_weights)
+
+    def taught(
+        self, labels: Sequence[Label], regressors: np.ndarray, scores: np.ndarray
+    ) -> Targets:
+        """Targets at the anchors where a teacher, the untouched detector, sees a hand.
+
+        Geometry alone agrees with the teacher at two anchors of three; at the third the
+        training would unlearn what the detector knows. So an anchor is positive where
+        the teacher scores `decoding.MIN_SCORE` or more and its box is a labelled
+        hand's, background where the teacher sees next to nothing, and ignored
+        otherwise. A hand that the teacher misses is matched as by `targets`.
+
+        Args:
+          labels: Hands in units of the square.
+          regressors: [N, C] float32, the teacher's.
+          scores: [N] float32 in [0, 1], the teacher's palm scores.
+
+        Raises:
+          ValueError: As `targets`.
+        """
+        made = self.targets(labels)
+        boxes = decoding.decode_boxes(regressors, self.centres, self.spec.input_size)
+        class_targets = np.zeros_like(made.class_targets)
+        box_targets = np.zeros_like(made.box_targets)
+        anchor_weights = (scores < _NEXT_TO_NOTHING).astype(np.float32)
+        for label in labels:
+            alone = self.targets([label])
+            corners = np.array(label.box, np.float32)
+            held = geometry.iou(boxes, corners) >= _SAME_IOU
+            held &= scores >= decoding.MIN_SCORE
+            if not held.any():
+                held = made.class_targets[:, label.class_index] > 0
+                held &= alone.class_targets[:, label.class_index] > 0
+                anchor_weights[alone.anchor_weights == 0] = 0
+            class_targets[held] = 0
+            class_targets[held, label.class_index] = 1
+            box_targets[held] = self._encoded(label, held)
+            anchor_weights[held] = 1
+        return Targets(class_targets, box_targets, anchor_weights)
+
+    def _encoded(self, label: Label, held: np.ndarray) -> np.ndarray:
+        """Box targets of one label at the anchors that hold it."""
+        return decoding.encode(
+            np.array(label.box, np.float32)[np.newaxis],
+            np.array(label.keypoints, np.float32).reshape(1, -1, 2),
+            self.centres[held],
+            self.spec.input_size,
+        )
 
     def _check(self, labels: Sequence[Label]) -> None:
         faults = []

@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,10 +19,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 import numpy as np
 
 from ondevice.detection import geometry, targets
-from ondevice.device import image_cache, images, samples
+from ondevice.device import backdrops, image_cache, images, samples
 
 # Streams of random numbers within one (seed, epoch).
-_ORDER, _PLACING = 0, 1
+_ORDER, _PLACING, _LOOKS = 0, 1, 2
 
 # Batches prepared ahead of the one in training, for each thread.
 _AHEAD = 2
@@ -47,13 +48,17 @@ class Augmentation:
       frame: Range of the share of the frame's side, drawn evenly; (s, s) fixes it.
       centred: Whether pictures lie in the middle; otherwise anywhere in the frame.
       flip: Whether half of the pictures are mirrored.
-      variants: Epochs after which the placings come again; 0 stands for never.
+      variants: Epochs after which the same draws come again; 0 stands for never.
+      lit: Share of the pictures that are shown in other light.
+      surrounded: Share of the pictures that have a texture around them, or behind.
     """
 
     frame: tuple[float, float] = (0.4, 1.0)
     centred: bool = False
     flip: bool = True
     variants: int = 0
+    lit: float = 0.0
+    surrounded: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses a range that is none.
@@ -87,6 +92,7 @@ class Batches:
         cache: image_cache.ImageCache | None = None,
         threads: int = 1,
         encode: Encode = as_image,
+        teach: Encode | None = None,
     ) -> None:
         """Checks every label once, so that no epoch fails half-way.
 
@@ -100,6 +106,8 @@ class Batches:
           cache: Decoded pictures.
           threads: Threads that prepare batches; 0 prepares them in the caller's.
           encode: Makes what a step takes of an image; called by those threads.
+          teach: Gives a teacher's `regressors` [N, C] and `scores` [N] of an image, for
+            targets at the anchors where it sees a hand.
 
         Raises:
           DataError: If there are no samples, or a label is missing or not the
@@ -116,7 +124,7 @@ class Batches:
         self._range, self._size = input_range, batch_size
         self._augmentation, self._seed = augmentation, seed
         self._cache = cache or image_cache.ImageCache()
-        self._threads, self._encode = threads, encode
+        self._threads, self._encode, self._teach = threads, encode, teach
         self._waited = self._worked = 0.0
         self._check()
 
@@ -240,13 +248,27 @@ class Batches:
         height, width = pixels.shape[:2]
         placing = self.placing(epoch, index, width, height)
 
+        @functools.cache
         def image() -> np.ndarray:
-            square = images.place(pixels, placing, self._matcher.spec.input_size)
+            size = self._matcher.spec.input_size
+            square = images.place(pixels, placing, size)
+            # Both are always drawn, so that one choice does not move the other.
+            random = self._random(self._variant(epoch), _LOOKS, index)
+            lit, surrounded = random.random(2).tolist()
+            if lit < self._augmentation.lit:
+                square = backdrops.light(square, random)
+            if surrounded < self._augmentation.surrounded:
+                white = np.full_like(pixels, 255)
+                inside = images.place(white, placing, size)[..., 0] > 127
+                square = backdrops.surround(square, inside, random)
             return images.to_input(square, self._range)
 
         labels = [label.mapped(placing) for label in sample.labels or ()]
-        encoded = self._encode((self._variant(epoch), index), image)
-        return encoded, self._matcher.targets(labels)
+        key = (self._variant(epoch), index)
+        encoded = self._encode(key, image)
+        if self._teach is None:
+            return encoded, self._matcher.targets(labels)
+        return encoded, self._matcher.taught(labels, **self._teach(key, image))
 
     def _variant(self, epoch: int) -> int:
         variants = self._augmentation.variants

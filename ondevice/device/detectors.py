@@ -48,6 +48,19 @@ class Detector:
         regressors, logits = self.infer(image)
         return regressors[0], logits[0]
 
+    def seen(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """What the detector sees at each anchor.
+
+        Args:
+          image: [S, S, 3] float32.
+
+        Returns:
+          `regressors` [N, C], and `scores` [N] in [0, 1], of the best class.
+        """
+        regressors, logits = self.infer(image[np.newaxis])
+        scores = decoding.scores(logits[0].max(axis=-1))
+        return {"regressors": regressors[0], "scores": scores}
+
     def detect(
         self,
         pixels: np.ndarray,

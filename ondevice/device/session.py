@@ -150,6 +150,10 @@ class Session:
         """Returns the frozen trunk's features of [1, S, S, 3] float32, by name."""
         return self.call(contract.FEATURES, {"image": image})
 
+    def features_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of one image [S, S, 3], without the batch's axis."""
+        return {n: a[0] for n, a in self.features(image[np.newaxis]).items()}
+
     def state(self) -> dict[str, np.ndarray]:
         """Returns every variable by name: weights, slots and the step.
 

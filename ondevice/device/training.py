@@ -22,11 +22,12 @@ from absl import logging
 from ondevice.detection import anchors, targets
 from ondevice.device import (
     batches,
+    detectors,
     evaluation,
     events,
-    features,
     image_cache,
     journal,
+    kept,
     labelled,
     opening,
     plot,
@@ -39,6 +40,9 @@ from signatures import contract
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"
 METRICS, PLOT, EVENTS = "metrics.jsonl", "training.png", "tensorboard"
+
+# Share of the pictures that are shown in other light.
+LIT = 0.5
 
 # Steps between two lines of metrics.jsonl.
 LINE_EVERY = 10
@@ -59,6 +63,7 @@ class Training:
         settings: runs.Settings,
         cache: image_cache.ImageCache | None = None,
         resumed: runs.Resumption | None = None,
+        teacher: detectors.Detector | None = None,
     ) -> None:
         """Checks that the data can be trained on.
 
@@ -70,6 +75,8 @@ class Training:
           settings: Of this run.
           cache: Decoded pictures.
           resumed: What the checkpoint that was restored says.
+          teacher: The untouched detector, whose anchors hold the hands; None leaves
+            that to geometry.
 
         Raises:
           DataError: If a data set does not do.
@@ -85,6 +92,7 @@ class Training:
             dataset: samples.Dataset,
             augmentation: batches.Augmentation,
             encode: batches.Encode = batches.as_image,
+            teach: batches.Encode | None = None,
         ) -> batches.Batches:
             return batches.Batches(
                 dataset.labelled().samples,
@@ -95,22 +103,36 @@ class Training:
                 settings.seed,
                 self._cache,
                 encode=encode,
+                teach=teach,
             )
 
+        def keeping(compute: kept.Compute) -> batches.Encode:
+            return kept.Kept(compute, directory)
+
+        teach: batches.Encode | None = None
         self._frozen_trunk = contract.FEATURES in (s.key for s in manifest.signatures)
         if self._frozen_trunk:
-            # The trunk is frozen: what it makes of a picture is computed once.
-            kept = features.FeatureCache(opened, directory)
-            drawn = batches.Augmentation(settings.frame, variants=settings.variants)
-            self._batches = batched(train, drawn, kept.encode)
+            # What is the same in every epoch is computed once.
+            drawn = batches.Augmentation(
+                settings.frame, lit=LIT, variants=settings.variants
+            )
+            if teacher is not None:
+                teach = keeping(teacher.seen)
+            encode = keeping(opened.features_of)
+            self._batches = batched(train, drawn, encode, teach)
         else:
-            self._batches = batched(train, batches.Augmentation(settings.frame))
+            if teacher is not None:
+                teach = _anew(teacher.seen)
+            drawn = batches.Augmentation(settings.frame, lit=LIT)
+            self._batches = batched(train, drawn, teach=teach)
         # The middle of what is trained on, the same for every picture and epoch.
         self._share = sum(settings.frame) / 2
         fixed = batches.Augmentation((self._share, self._share), True, False)
         self._fixed = None
         if validation.labelled().samples:
-            self._fixed = batched(validation, fixed)
+            if teacher is not None:
+                teach = keeping(teacher.seen)
+            self._fixed = batched(validation, fixed, teach=teach)
         self._detector = opening.of_session(opened)
         self._data = labelled.digest(train.labelled())
         self._journal = journal.Journal(directory / METRICS)
@@ -345,6 +367,11 @@ def _interruptions() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _anew(compute: kept.Compute) -> batches.Encode:
+    """Computes each time, for what never comes again."""
+    return lambda key, image: compute(image())
 
 
 @contextlib.contextmanager

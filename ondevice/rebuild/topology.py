@@ -23,12 +23,11 @@ STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
 )  # fmt: skip
 BLOCK = "block:"  # followed by the block's number, from the input on
 
-# Multiples of the learning rate. Adam moves every weight by the same amount whatever
-# its gradient. A kernel that sums over hundreds of channels, whose weights are a
-# fiftieth of the depthwise kernels', is broken by steps that those hardly feel, and
-# with it what the network knew of other pictures than those that it is shown; a new
-# class branch has everything to learn. BUILD_NOTES.md has what was measured.
-POINTWISE_RATE, CLASS_RATE = 0.3, 300.0
+# Multiple of the learning rate at which a new class branch learns. It has everything
+# to learn, beside a network that was trained and whose BatchNorm is folded away: Adam
+# moves every weight by the rate whatever its gradient, and small steps there are large
+# ones here. BUILD_NOTES.md has what was measured.
+CLASS_RATE = 300.0
 
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
@@ -298,18 +297,14 @@ def rates(layers: tuple[Layer, ...], trained: tuple[str, ...]) -> dict[str, floa
       trained: Names of weights.
 
     Returns:
-      Name -> multiple, for those whose multiple is not 1; see `POINTWISE_RATE` and
-      `CLASS_RATE`.
+      Name -> multiple, for those whose multiple is not 1.
     """
-    layer_of = {layer.name: layer for layer in layers}
-    found = {}
-    for name in trained:
-        layer, attribute = name.split("/")
-        if layer_of[layer].group == CLASS_HEAD:
-            found[name] = CLASS_RATE
-        elif layer_of[layer].kind == "conv" and attribute == "kernel":
-            found[name] = POINTWISE_RATE
-    return found
+    group_of = {layer.name: layer.group for layer in layers}
+    return {
+        name: CLASS_RATE
+        for name in trained
+        if group_of[name.split("/")[0]] == CLASS_HEAD
+    }
 
 
 def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]:

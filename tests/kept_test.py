@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from ondevice.device import data, features, runs, session, training
+from ondevice.device import data, kept, runs, session, training
 from tests import small_data
 
 SETTINGS = runs.Settings(
@@ -42,7 +42,7 @@ def _sets(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def unplotted():
-    with mock.patch.object(training.journal, "draw", return_value=True):
+    with mock.patch.object(training.plot.Plot, "offer", return_value=True):
         yield
 
 
@@ -70,12 +70,12 @@ def equal(first, second):
         np.testing.assert_array_equal(array, second[name])
 
 
-class TestFeatureCache:
+class TestKept:
     def test_gives_what_the_session_gives_and_computes_it_once(self, opened, tmp_path):
-        cache, images = features.FeatureCache(opened, tmp_path), Images(opened)
+        cache, images = kept.Kept(opened.features_of, tmp_path), Images(opened)
         for _ in range(3):
             for index in range(3):
-                found = cache.encode((0, index), images[index])
+                found = cache((0, index), images[index])
                 expected = opened.features(images.images[index][np.newaxis])
                 rounded = {n: a[0].astype(np.float16) for n, a in expected.items()}
                 equal(found, {n: a.astype(np.float32) for n, a in rounded.items()})
@@ -83,34 +83,34 @@ class TestFeatureCache:
         assert not list(tmp_path.iterdir())
 
     def test_variants_are_told_apart(self, opened, tmp_path):
-        cache, images = features.FeatureCache(opened, tmp_path), Images(opened)
-        first = cache.encode((0, 0), images[0])
-        second = cache.encode((1, 0), images[1])
+        cache, images = kept.Kept(opened.features_of, tmp_path), Images(opened)
+        first = cache((0, 0), images[0])
+        second = cache((1, 0), images[1])
         assert any((first[name] != second[name]).any() for name in first)
-        equal(cache.encode((0, 0), images[2]), first)
+        equal(cache((0, 0), images[2]), first)
 
     def test_what_does_not_fit_is_computed_again(self, opened, tmp_path):
-        probe, images = features.FeatureCache(opened, tmp_path), Images(opened)
-        probe.encode((0, 0), images[0])
+        probe, images = kept.Kept(opened.features_of, tmp_path), Images(opened)
+        probe((0, 0), images[0])
         bound = 2 * probe.bytes
-        cache, images = features.FeatureCache(opened, tmp_path, bound), Images(opened)
+        cache, images = kept.Kept(opened.features_of, tmp_path, bound), Images(opened)
         for _ in range(2):
-            found = [cache.encode((0, i), images[i]) for i in range(3)]
+            found = [cache((0, i), images[i]) for i in range(3)]
         assert cache.bytes == bound and images.made == 4
-        equal(found[2], probe.encode((9, 9), images[2]))
+        equal(found[2], probe((9, 9), images[2]))
 
     def test_a_full_disk_costs_no_run(self, opened, tmp_path, caplog):
-        cache, images = features.FeatureCache(opened, tmp_path), Images(opened)
-        before = cache.encode((0, 0), images[0])
+        cache, images = kept.Kept(opened.features_of, tmp_path), Images(opened)
+        before = cache((0, 0), images[0])
         full = OSError(errno.ENOSPC, "No space left on device")
         with (
             mock.patch.object(cache, "_file", mock.Mock(**{"write.side_effect": full})),
             caplog.at_level(standard_logging.WARNING, logger="absl"),
         ):
-            equal(cache.encode((0, 1), images[0]), before)
-            equal(cache.encode((0, 2), images[0]), before)
+            equal(cache((0, 1), images[0]), before)
+            equal(cache((0, 2), images[0]), before)
         assert caplog.text.count("No space left") == 1 and images.made == 3
-        equal(cache.encode((0, 0), images[1]), before)
+        equal(cache((0, 0), images[1]), before)
 
 
 class TestTraining:
@@ -147,7 +147,7 @@ class TestTraining:
             change = np.abs(expected - start[name]).max()
             if change:
                 error = np.abs(state[name] - expected).max()
-                assert error <= 2e-2 * change, name
+                assert error <= 5e-2 * change, name
 
     def test_a_resumed_run_is_the_same(self, model, sets, tmp_path):
         self.begin(model, sets, tmp_path / "whole").run()
