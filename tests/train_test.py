@@ -50,13 +50,18 @@ def command(tiny_model, data, env):
 
 
 def assert_same_run(first: pathlib.Path, second: pathlib.Path) -> None:
-    """Weights, slots, step, header and metrics, bit for bit."""
+    """Weights, slots, step, header and metrics, bit for bit.
+
+    The best epoch may have been saved before the run was given more epochs.
+    """
     for name in (LATEST, BEST):
         tensors, header = store.load_file(first / name)
         others, other = store.load_file(second / name)
         assert set(tensors) == set(others)
         for key in tensors:
             np.testing.assert_array_equal(tensors[key], others[key], err_msg=key)
+        for each in (header, other):
+            del each.extra["run"]["settings"]["epochs"]
         assert header == other
     lines = [(d / "metrics.jsonl").read_bytes() for d in (first, second)]
     assert lines[0] == lines[1]
@@ -64,7 +69,7 @@ def assert_same_run(first: pathlib.Path, second: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "momentum", "sgd"])
 def test_two_processes_take_the_steps_of_one(command, tmp_path, optimizer):
-    fixed = ("--schedule=constant", "--learning_rate=1e-3", "--seed=3")
+    fixed = ("--schedule=constant", "--learning_rate=1e-5", "--seed=3")
     once = small_data.result(
         command(tmp_path / "once", "--epochs=4", *fixed, optimizer=optimizer)
     )
