@@ -41,10 +41,47 @@ class TestDraw:
         pixels = drawn()
         ground = is_colour(pixels)[70:95, 100:200]
         assert 0.3 < ground.mean() < 0.95
-        words = drawn(
-            detections=[decoding.Detection(DETECTION.box, 0.13, 0, POINTS)]
-        )
+        words = drawn(detections=[decoding.Detection(DETECTION.box, 0.13, 0, POINTS)])
         assert (words[:95] != pixels[:95]).any()
+
+    def test_labels_hide_neither_each_other_nor_a_neighbour(self):
+        above = decoding.Detection((0.3, 0.3, 0.5, 0.5), 0.6, 0)
+        below = decoding.Detection((0.35, 0.52, 0.55, 0.72), 0.9, 2)
+        both = drawn(detections=[above, below])
+        for detection in (above, below):
+            alone = is_colour(
+                drawn(detections=[detection]), detection.class_index
+            ).sum()
+            assert is_colour(both, detection.class_index).sum() == alone
+
+    def test_two_classes_of_one_hand_have_two_labels(self):
+        """One above it and one below; the second's box lies under the first's."""
+        detections = [
+            decoding.Detection(DETECTION.box, score, i)
+            for i, score in enumerate((0.8, 0.7))
+        ]
+        pixels = drawn(detections=detections)
+        assert is_colour(pixels, 0)[:95].sum() > 1000
+        assert is_colour(pixels, 1)[305:].sum() > 1000
+
+    def test_keypoints_lie_on_labels(self):
+        point = (0.3, 0.22)  # Where the label of this box lies.
+        detection = decoding.Detection(DETECTION.box, 0.87, 0)
+        other = decoding.Detection((0.0, 0.9, 0.1, 1.0), 0.6, 1, (point,))
+        pixels = drawn(detections=[detection, other])
+        assert is_colour(pixels, 1)[round(0.22 * 399), round(0.3 * 399)]
+
+    def test_long_names_are_written_smaller(self):
+        name = "a name as long as a line of text in a book that nobody wants to read"
+        picture = Image.new("RGB", (400, 400))
+        short, long = (
+            is_colour(np.asarray(drawing.draw(picture, [DETECTION], [text])))
+            for text in ("fist", name)
+        )
+        ground = [hits[:98].any(axis=1).sum() for hits in (short, long)]
+        assert 8 <= ground[1] < ground[0]
+        # It ends inside: there is ground on the right of the score.
+        assert long[:98].any(axis=0)[:399].sum() > 360
 
     @pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.9, 0, 1.2, 0.1), (-3, -3, 4, 4)])
     def test_text_stays_inside(self, box):

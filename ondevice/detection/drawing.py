@@ -12,6 +12,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ondevice.detection import decoding
@@ -37,8 +38,14 @@ _LINE = 1 / 160
 _POINT = 1 / 90
 _TEXT = 1 / 18
 
+# Pixels.
+_SMALLEST_TEXT = 8
+
 # How far outside the picture a coordinate may lie, in its units, before it is moved in.
 _FAR = 2.0
+
+# Left, top, right, bottom, in pixels.
+_Rectangle = tuple[int, int, int, int]
 
 
 def draw(
@@ -50,7 +57,7 @@ def draw(
 
     Args:
       picture: Any mode and size.
-      detections: In units of the picture's width and height; the best is drawn last.
+      detections: In units of the picture's width and height; the best lies on top.
       class_names: Names by class index, any Unicode; glyphs that no font at hand has
         show as boxes.
 
@@ -72,63 +79,129 @@ def draw(
     canvas = picture.convert("RGB").resize(
         (picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC
     )
-    for detection in sorted(detections, key=lambda d: d.score):
+    pen = ImageDraw.Draw(canvas)
+    line = max(1, round(min(canvas.size) * _LINE))
+    ranked = sorted(detections, key=lambda d: -d.score)
+    boxes = [_sides(canvas, detection) for detection in ranked]
+    for detection, box in reversed(list(zip(ranked, boxes, strict=True))):
+        _box(pen, box, _colour(detection), line)
+    taken = np.array(boxes, np.float64).reshape(-1, 4)
+    for detection, box in zip(ranked, boxes, strict=True):
         name = class_names[detection.class_index]
-        _draw_one(canvas, detection, f"{name} {detection.score:.2f}")
+        text = f"{name} {detection.score:.2f}"
+        ground = _label(canvas, pen, text, box, taken, _colour(detection))
+        taken = np.append(taken, [ground], axis=0)
+    for detection in reversed(ranked):  # Last: no label may hide one.
+        _keypoints(canvas, pen, detection, line)
     return canvas
 
 
-def _draw_one(
-    canvas: Image.Image, detection: decoding.Detection, text: str
-) -> None:
-    pen = ImageDraw.Draw(canvas)
-    shorter = min(canvas.size)
-    colour = COLOURS[detection.class_index % len(COLOURS)]
-    line = max(1, round(shorter * _LINE))
+def _colour(detection: decoding.Detection) -> tuple[int, int, int]:
+    return COLOURS[detection.class_index % len(COLOURS)]
+
+
+def _sides(canvas: Image.Image, detection: decoding.Detection) -> _Rectangle:
     xmin, ymin = _pixel(canvas, detection.box[:2])
     xmax, ymax = _pixel(canvas, detection.box[2:])
     left, right = sorted((xmin, xmax))
     top, bottom = sorted((ymin, ymax))
+    return left, top, right, bottom
+
+
+def _box(
+    pen: ImageDraw.ImageDraw,
+    box: _Rectangle,
+    colour: tuple[int, int, int],
+    line: int,
+) -> None:
+    left, top, right, bottom = box
     # A dark rim keeps the line visible on any ground.
     pen.rectangle(
         (left - 1, top - 1, right + 1, bottom + 1), outline=_DARK, width=line + 2
     )
-    pen.rectangle((left, top, right, bottom), outline=colour, width=line)
-    radius = max(1, round(shorter * _POINT))
+    pen.rectangle(box, outline=colour, width=line)
+
+
+def _keypoints(
+    canvas: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    detection: decoding.Detection,
+    line: int,
+) -> None:
+    radius = max(1, round(min(canvas.size) * _POINT))
     for point in detection.keypoints:
         x, y = _pixel(canvas, point)
         pen.ellipse(
             (x - radius, y - radius, x + radius, y + radius),
-            fill=colour,
+            fill=_colour(detection),
             outline=_DARK,
             width=max(1, line // 2),
         )
-    _label(canvas, pen, text, (left, top, bottom), colour)
 
 
 def _label(
     canvas: Image.Image,
     pen: ImageDraw.ImageDraw,
     text: str,
-    box: tuple[int, int, int],
+    box: _Rectangle,
+    taken: np.ndarray,
     colour: tuple[int, int, int],
-) -> None:
-    """Text on a ground of its colour: above the box, else below, always inside."""
-    left, top, bottom = box
+) -> _Rectangle:
+    """Text on a ground of its colour, beside the box; returns the ground."""
     # Line breaks and control characters would leave the ground.
     text = "".join(c if c.isprintable() else " " for c in text)
-    size = max(8, round(min(canvas.size) * _TEXT))
+    size = max(_SMALLEST_TEXT, round(min(canvas.size) * _TEXT))
     font = _font(size)
     if not isinstance(font, ImageFont.FreeTypeFont):  # A Pillow without FreeType.
         text = text.encode("latin-1", "replace").decode("latin-1")
-    x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
     margin = max(1, size // 6)
-    width, height = x1 - x0 + 2 * margin, y1 - y0 + 2 * margin
-    y = top - height if top >= height else bottom
-    y = max(0, min(round(y), canvas.height - round(height)))
-    x = max(0, min(left, canvas.width - round(width)))
-    pen.rectangle((x, y, x + width, y + height), fill=colour)
+    room = canvas.width - 2 * margin - 1
+    length = font.getlength(text)
+    if length > room:  # A long name: smaller, so that its score is seen.
+        size = max(_SMALLEST_TEXT, int(size * room / length))
+        font = _font(size)
+    x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
+    width, height = round(x1 - x0) + 2 * margin, round(y1 - y0) + 2 * margin
+    x, y = _free_place(canvas, (width, height), box, taken)
+    ground = (x, y, x + width, y + height)
+    pen.rectangle(ground, fill=colour)
     pen.text((x + margin - x0, y + margin - y0), text, fill=_DARK, font=font)
+    return ground
+
+
+def _free_place(
+    canvas: Image.Image,
+    size: tuple[int, int],
+    box: _Rectangle,
+    taken: np.ndarray,
+) -> tuple[int, int]:
+    """Where a label lies, always inside: the first place that hides the least.
+
+    Args:
+      canvas: The picture.
+      size: Width and height of the label.
+      box: What it belongs to.
+      taken: [N, 4] sides of boxes and of labels that lie already.
+
+    Returns:
+      Its left and top.
+    """
+    width, height = size
+    left, top, right, bottom = box
+    places = np.array(
+        [
+            *((left, top - height), (right - width, top - height)),
+            *((left, bottom), (right - width, bottom)),
+            *((right, top), (left - width, top)),
+            *((right, bottom - height), (left - width, bottom - height)),
+        ]
+    )
+    most = np.maximum(0, np.array(canvas.size) - size)
+    low = np.clip(places, 0, most)[:, np.newaxis]
+    shared = np.minimum(low + size, taken[:, 2:]) - np.maximum(low, taken[:, :2])
+    hidden = np.maximum(shared, 0).prod(axis=-1).sum(axis=-1)
+    x, y = low[hidden.argmin(), 0].tolist()
+    return x, y
 
 
 def _pixel(canvas: Image.Image, point: Sequence[float]) -> tuple[int, int]:
