@@ -6,7 +6,8 @@ enlarged a little, against squares of the anchors' scales. An anchor is
 
 - positive, where its square's IoU with the enlarged box reaches `positive_iou`, and the
   best anchor of every hand whatever its IoU: class target 1, weight 1;
-- ignored, where it only reaches `ignore_iou`: weight 0;
+- ignored, where it only reaches `ignore_iou`, or lies where there may be hands that
+  nobody has labelled: weight 0;
 - background otherwise: weight 1.
 
 The rules' numbers maximise the agreement (F1) of positive anchors with those at which
@@ -28,6 +29,9 @@ import numpy as np
 
 from ondevice.detection import anchors, decoding, geometry
 
+# (xmin, ymin, xmax, ymax).
+Box = tuple[float, float, float, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class Label:
@@ -39,7 +43,7 @@ class Label:
       class_index: Index of the class.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     keypoints: tuple[tuple[float, float], ...]
     class_index: int
 
@@ -158,11 +162,16 @@ class Matcher:
         enlarged = np.concatenate([middle - half, middle + half])
         return geometry.iou(self._squares, enlarged)
 
-    def targets(self, labels: Sequence[Label]) -> Targets:
+    def targets(
+        self, labels: Sequence[Label], unlabelled: Sequence[Box] = ()
+    ) -> Targets:
         """Targets of one image; an anchor goes to the hand that it overlaps most.
 
         Args:
           labels: Hands in units of the square; none makes every anchor background.
+          unlabelled: Boxes in the same units in which there may be hands besides, one
+            or a crowd: an anchor is ignored if it would hold a hand with that box, or
+            if its centre lies in it, unless it holds a hand of `labels`.
 
         Raises:
           ValueError: If a label's class or number of keypoints is not this detector's,
@@ -173,6 +182,10 @@ class Matcher:
         class_targets = np.zeros((count, self.classes), np.float32)
         box_targets = np.zeros((count, coordinates), np.float32)
         anchor_weights = np.ones(count, np.float32)
+        for box in unlabelled:
+            within = (self.centres >= box[:2]) & (self.centres <= box[2:])
+            anchor_weights[within.all(axis=1)] = 0
+            anchor_weights[self.overlaps(box) >= self.rule.ignore_iou] = 0
         if not labels:
             return Targets(class_targets, box_targets, anchor_weights)
         overlap = np.stack([self.overlaps(label.box) for label in labels])

@@ -213,7 +213,9 @@ class Batches:
         placing = self.placing(epoch, index, width, height)
         square = images.place(pixels, placing, self._matcher.spec.input_size)
         labels = [label.mapped(placing) for label in sample.labels or ()]
-        return images.to_input(square, self._range), self._matcher.targets(labels)
+        boxes = placing.boxes(np.array(sample.unlabelled).reshape(-1, 4)).tolist()
+        made = self._matcher.targets(labels, boxes)
+        return images.to_input(square, self._range), made
 
     def _order(self, epoch: int) -> np.ndarray:
         return self._random(epoch, _ORDER).permutation(len(self._samples))
