@@ -135,18 +135,20 @@ def execute(
             outcome = Outcome(outcome)
         line = json.dumps(_plain(outcome.result), allow_nan=False)
     except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        return _complain(["interrupted"], INTERRUPTED)
     except (flags.Error, app.UsageError) as error:
-        return _complain(f"{error} (--help lists the flags)", USAGE)
+        return _complain([f"{error} (--help lists the flags)"], USAGE)
     except OSError as error:
         absent = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
         named = [error.strerror or str(error), error.filename]
         text = ": ".join(os.fspath(part) for part in named if part)
-        return _complain(text, USAGE if isinstance(error, absent) else FAILED)
+        return _complain([text], USAGE if isinstance(error, absent) else FAILED)
     except ValueError as error:
         if type(error).__module__.partition(".")[0] not in _PACKAGES:
             raise
-        return _complain(str(error), getattr(error, "exit_status", FAILED))
+        # A fault a line, where an error lists several.
+        lines = getattr(error, "lines", [str(error)])
+        return _complain(lines, getattr(error, "exit_status", FAILED))
     sys.stderr.flush()
     print(line, flush=True)
     return OK if outcome.holds else FAILED
@@ -270,8 +272,9 @@ def _wants_help(argv: Sequence[str]) -> bool:
     return False
 
 
-def _complain(text: str, status: int) -> int:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+def _complain(lines: Sequence[str], status: int) -> int:
+    first, *rest = (" ".join(line.split()) for line in lines)
+    print("\n  ".join([f"error: {first}", *rest]), file=sys.stderr, flush=True)
     return status
 
 

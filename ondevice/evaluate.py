@@ -86,8 +86,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         labeller = functools.partial(
             opening.open_detector, config.labels_from or config.model, None, *running
         )
-        dataset = labelled.load(
-            config.data,
+        (dataset,) = labelled.load(
+            [config.data],
             opened.classes,
             labeller,
             cache,

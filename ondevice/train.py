@@ -315,21 +315,25 @@ def _data(
     from ondevice.device import labelled, samples
 
     labeller = _labeller(config)
-
-    def load(path: pathlib.Path) -> samples.Dataset:
-        return labelled.load(
-            path,
-            opened.manifest.classes,
-            labeller,
-            cache,
-            config.checkpoint_dir,
-            commands.progress,
-            chosen=config.labels_from is not None,
-        )
-
-    if config.validation is not None:
-        return load(config.data), load(config.validation)
-    return samples.split(load(config.data))
+    datasets = labelled.load(
+        [path for path in (config.data, config.validation) if path is not None],
+        opened.manifest.classes,
+        labeller,
+        cache,
+        config.checkpoint_dir,
+        commands.progress,
+        chosen=config.labels_from is not None,
+    )
+    if len(datasets) == 1:
+        return samples.split(datasets[0])
+    train_set, validation = datasets
+    common = samples.common(train_set.samples, validation.samples)
+    if common:
+        logging.warning(
+            "%d of the images to validate are trained on, too, the first: %s; they "
+            "flatter the validation.", len(common), common[0],
+        )  # fmt: skip
+    return train_set, validation
 
 
 if __name__ == "__main__":

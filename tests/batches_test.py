@@ -143,6 +143,18 @@ class TestPlacing:
                 other["mean"], one["image"].mean((1, 2)), rtol=1e-6
             )
 
+    def test_unlabelled_hands_move_with_the_picture(self, labelled):
+        matcher = targets.Matcher(SPEC, 3)
+        crowded = [dataclasses.replace(labelled[0], labels=(), unlabelled=(BOX,))]
+        made = make(crowded, batch_size=1)
+        for epoch in range(4):  # Mirrored and not.
+            placing = made.placing(epoch, 0, 100, 80)
+            box = placing.boxes(np.array(BOX)).tolist()
+            (batch,) = made.epoch(epoch)
+            expected = matcher.targets([], [box]).anchor_weights
+            np.testing.assert_array_equal(batch["anchor_weights"][0], expected)
+            assert 0 < expected.mean() < 1
+
     def test_shares_cover_the_range_and_places_the_frame(self, labelled):
         made = make(labelled, augmentation=batches.Augmentation((0.4, 0.8), flip=True))
         found = [made.placing(e, i, 100, 50) for e in range(60) for i in range(7)]

@@ -16,7 +16,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, patch, store, tflite_file
 from ondevice import commands
-from ondevice.device import runtimes, session
+from ondevice.device import runtimes, samples, session
 
 DOCSTRING = """Does a thing.
 
@@ -35,9 +35,7 @@ class CommandsTestCase(parameterized.TestCase):
     def execute(self, main, *arguments, docstring=DOCSTRING):
         """Returns (status, stdout, stderr) of a command with a flag --rate."""
         values = commands.flag_values()
-        flags.DEFINE_float(
-            "rate", 0.5, "Step size.", lower_bound=0, flag_values=values
-        )
+        flags.DEFINE_float("rate", 0.5, "Step size.", lower_bound=0, flag_values=values)
         flags.DEFINE_enum("kind", "a", ["a", "b"], "Sort.", flag_values=values)
         self.values = values
         out, err = io.StringIO(), io.StringIO()
@@ -114,6 +112,13 @@ class ErrorTest(CommandsTestCase):
         status, out, err = self.execute(lambda _: {}, argument)
         self.assertEqual((status, out), (2, ""))
         self.assertRegex(err, r"\Aerror: .*(rate|speed|kind).*\n\Z")
+
+    def test_several_faults_take_a_line_each(self):
+        error = samples.DataError("DIR", ["a.jpg: is\nbroken", "b.jpg: is, too"])
+        status, out, err = self.execute(raising(error))
+        self.assertEqual((status, out), (1, ""))
+        listed = "  a.jpg: is broken\n  b.jpg: is, too\n"
+        self.assertEqual(err, f"error: DIR cannot be used as data:\n{listed}")
 
     @parameterized.parameters(ValueError("bug"), RuntimeError("bug"), KeyError("bug"))
     def test_our_own_mistakes_keep_their_traceback(self, error):

@@ -1,6 +1,7 @@
 """What a folder of data holds, and every fault in it at once."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ def _log(monkeypatch):
 
 
 def picture(path, size=(8, 6)):
+    """A picture that differs with its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "white").save(path)
+    shade = sum(map(ord, "/".join(path.parts[-2:]))) % 256
+    Image.new("RGB", size, (shade, shade, 255)).save(path)
 
 
 class TestClassFolders:
@@ -60,6 +63,25 @@ class TestClassFolders:
         with pytest.raises(samples.DataError, match=r"2\.jpg(.|\n)*3\.png") as caught:
             data.load(tmp_path, ["a"])
         assert len(caught.value.faults) == 2
+
+    def test_one_picture_in_two_classes_is_a_fault(self, tmp_path):
+        for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg"):
+            picture(tmp_path / name)
+        shutil.copy(tmp_path / "a" / "1.jpg", tmp_path / "b" / "4.jpg")
+        (tmp_path / "b" / "5.jpg").write_bytes(b"")
+        with pytest.raises(samples.DataError) as caught:
+            data.load(tmp_path, ["a", "b"])
+        broken, twice = caught.value.faults
+        assert "5.jpg" in broken
+        assert "a/1.jpg" in twice and "b/4.jpg" in twice and "are one picture" in twice
+
+    def test_one_picture_twice_in_a_class_is_said(self, tmp_path, log):
+        for name in ("a/1.jpg", "a/2.jpg"):
+            picture(tmp_path / name)
+        shutil.copy(tmp_path / "a" / "1.jpg", tmp_path / "a" / "3.jpg")
+        assert len(data.load(tmp_path, ["a"])) == 3
+        (line,) = log
+        assert "1 pictures are there more than once" in line and "3.jpg" in line
 
     def test_pictures_are_kept_for_later(self, tmp_path):
         picture(tmp_path / "a" / "1.jpg")

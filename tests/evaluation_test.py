@@ -1,5 +1,6 @@
 """Evaluation over pictures, with a detector that can be foreseen."""
 
+import dataclasses
 import json
 
 import pytest
@@ -39,6 +40,28 @@ class TestEvaluate:
         assert found["mean_iou"] == pytest.approx(0.5, abs=0.05)
         assert found["confusion"] == [[1, 1, 0], [0, 2, 1]]
         assert json.loads(json.dumps(found)) == found
+
+    @pytest.mark.parametrize(
+        "unlabelled, found",
+        [((), 1), (((0.0, 0.1, 0.5, 0.9),), 0), (((0.25, 0.1, 0.5, 0.9),), 1)],
+        ids=["none", "around it", "beside it"],
+    )
+    def test_what_lies_where_hands_are_unlabelled_is_not_judged(
+        self, tmp_path, unlabelled, found
+    ):
+        each = sample(tmp_path, 0, 255, 0, None)
+        each = dataclasses.replace(each, labels=(), unlabelled=unlabelled)
+        dataset = samples.Dataset(("a",), (each,))
+        detector = fake_detector.detector(fake_detector.WhiteFinder())
+        (judged,) = evaluation.judge(dataset, detector)
+        assert len(judged.detections) == found
+
+    def test_what_finds_a_labelled_hand_counts_in_a_crowd(self, tmp_path):
+        each = sample(tmp_path, 0, 255, 0)
+        each = dataclasses.replace(each, unlabelled=((0.0, 0.0, 1.0, 1.0),))
+        dataset = samples.Dataset(("a",), (each,))
+        detector = fake_detector.detector(fake_detector.WhiteFinder())
+        assert evaluation.evaluate(dataset, detector)["recall"] == 1
 
     def test_share_of_the_frame_reaches_the_detector(self, tmp_path):
         dataset = samples.Dataset(("a",), (sample(tmp_path, 0, 255, 0),))

@@ -102,3 +102,16 @@ class TestIou:
         table = geometry.iou(boxes[:, np.newaxis], boxes)
         np.testing.assert_allclose(table, table.T)
         np.testing.assert_allclose(np.diag(table), 1)
+
+
+class TestInside:
+    def test_by_hand(self):
+        small, large = np.array([0.0, 0, 1, 1]), np.array([0.5, 0, 9, 9])
+        assert geometry.inside(small, large) == 0.5
+        assert geometry.inside(large, small) == pytest.approx(0.5 / (8.5 * 9))
+        found = geometry.inside(small, np.array([[0, 0, 1, 1], [5, 5, 6, 6]]))
+        np.testing.assert_array_equal(found, [1, 0])
+
+    def test_empty_boxes_and_none(self):
+        assert geometry.inside(np.zeros(4), np.array([-1.0, -1, 1, 1])) == 0
+        assert geometry.inside(np.ones(4), np.zeros((0, 4))).shape == (0,)

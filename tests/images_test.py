@@ -63,6 +63,7 @@ class TestRead:
         path = tmp_path / "a.png"
         Image.fromarray(np.ascontiguousarray(stored[orientation])).save(path, exif=exif)
         np.testing.assert_array_equal(images.read(path), upright)
+        assert images.size(path) == (6, 4)
 
     def test_transparency_goes_over_black(self, tmp_path):
         pixels = np.zeros((1, 3, 4), np.uint8)
@@ -205,6 +206,13 @@ class TestReduced:
         path.write_bytes(path.read_bytes()[:-2000])
         with pytest.raises(images.ImageError, match="a.jpg"):
             images.read(path, side=40)
+        assert images.size(path) == (400, 300)  # Its header is whole.
+
+    def test_no_size_of_what_is_no_picture(self, tmp_path):
+        (tmp_path / "a.jpg").write_text("x")
+        for name in ("a.jpg", "b.jpg"):
+            with pytest.raises(images.ImageError, match=name):
+                images.size(tmp_path / name)
 
 
 class TestPlace:

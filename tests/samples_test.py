@@ -96,12 +96,44 @@ class TestUnreadable:
 
 
 class TestDataError:
-    def test_lists_faults_and_counts_the_rest(self):
-        error = samples.DataError("DIR", [f"fault {i}" for i in range(25)])
+    def test_lists_every_fault_in_a_line_of_its_own(self):
+        faults = [f"fault {i}\nof two lines" for i in range(500)]
+        error = samples.DataError("DIR", faults)
         text = str(error)
-        assert text.startswith("DIR cannot be used as data:\n  fault 0\n")
-        assert "fault 19" in text and "fault 20" not in text
-        assert text.endswith("and 5 more.") and len(error.faults) == 25
+        assert text.startswith("DIR cannot be used as data:\n  fault 0 of two lines\n")
+        assert len(text.splitlines()) == len(error.lines) == 501
+        assert error.faults == tuple(faults)
+
+    def test_a_flood_is_counted(self):
+        error = samples.DataError("DIR", ["fault"] * 5000)
+        assert len(error.lines) == 1002 and error.lines[-1] == "  and 4000 more."
+
+    def test_a_single_fault_takes_no_line(self):
+        error = samples.DataError("DIR", ["It must exist."])
+        assert str(error) == "DIR cannot be used as data: It must exist."
+
+    def test_those_of_several_sets_come_together(self):
+        errors = [samples.DataError("A", ["a1", "a2"]), samples.DataError("B", ["b1"])]
+        error = samples.DataError.of_all(errors)
+        assert error.faults == ("a1", "a2", "b1") and error.lines[0].startswith(
+            "A and B"
+        )
+
+
+class TestRepeated:
+    def test_files_equal_to_the_byte(self, tmp_path):
+        made = []
+        for name, text in enumerate(["ab", "cd", "ab", "", "", "abc", "cd", "ab"]):
+            path = tmp_path / f"{name}.jpg"
+            path.write_text(text)
+            made.append(samples.Sample(path, 0))
+        groups = samples.repeated(made)
+        names = [[sample.path.stem for sample in group] for group in groups]
+        assert names == [["0", "2", "7"], ["1", "6"]]
+        found = samples.common(made[:2], made[2:])
+        assert [path.stem for path in found] == ["2", "7", "6"]
+        assert samples.common(made[:1], made[5:7]) == []
+        assert samples.common(made[:1], made[:1]) == []
 
 
 class TestDataset:

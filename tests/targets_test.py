@@ -89,6 +89,33 @@ class TestMatcher:
         found = targets.Matcher(SPEC, 2).targets([])
         assert not found.class_targets.any() and (found.anchor_weights == 1).all()
 
+    @pytest.mark.parametrize("side", [0.05, 0.3, 0.6])
+    def test_no_anchor_that_could_hold_an_unlabelled_hand_is_background(self, side):
+        matcher = targets.Matcher(SPEC, 1)
+        hand = label((0.4, 0.6), side)
+        held = matcher.targets([hand]).class_targets[:, 0] == 1
+        found = matcher.targets([], [hand.box])
+        assert not found.class_targets.any() and not found.box_targets.any()
+        assert held.any() and (found.anchor_weights[held] == 0).all()
+        # A crowd holds hands of any size, whose anchors lie in it.
+        xmin, ymin, xmax, ymax = hand.box
+        x, y = CENTRES.T
+        within = (x > xmin) & (x < xmax) & (y > ymin) & (y < ymax)
+        assert (found.anchor_weights[within] == 0).all()
+        far = (np.abs(CENTRES - [0.4, 0.6]) > side).any(axis=1)
+        assert (found.anchor_weights[far] == 1).all()
+
+    def test_labelled_hands_stay_in_a_crowd(self):
+        matcher = targets.Matcher(SPEC, 1)
+        hand = label((0.4, 0.6), 0.3)
+        alone, crowded = matcher.targets([hand]), matcher.targets(
+            [hand], [(0.0, 0.0, 1.0, 1.0)]
+        )
+        np.testing.assert_array_equal(alone.class_targets, crowded.class_targets)
+        np.testing.assert_array_equal(alone.box_targets, crowded.box_targets)
+        held = alone.class_targets[:, 0] == 1
+        np.testing.assert_array_equal(crowded.anchor_weights, held)
+
     @pytest.mark.parametrize("side", [0.001, 0.02, 0.95, 3.0])
     def test_every_hand_holds_an_anchor_however_small_or_large(self, side):
         found = targets.Matcher(SPEC, 1).targets([label((0.51, 0.52), side)])
@@ -188,6 +215,14 @@ class TestTaught:
         ignored = alone.anchor_weights == 0
         np.testing.assert_array_equal(made.anchor_weights == 0, ignored)
         assert np.flatnonzero(made.class_targets[:, 0]).tolist() == [3]
+
+    def test_what_may_hold_hands_is_ignored(self):
+        matcher, hand = targets.Matcher(SPEC, 3), label((0.3, 0.3), 0.2, 0)
+        crowd = (0.6, 0.6, 0.9, 0.9)
+        made = matcher.taught([hand], **self.seen((hand, [7], 0.9)), unlabelled=[crowd])
+        expected = matcher.targets([], [crowd]).anchor_weights == 0
+        assert expected.any()
+        np.testing.assert_array_equal(made.anchor_weights == 0, expected)
 
     def test_without_hands_what_the_teacher_sees_is_left_alone(self):
         other = label((0.8, 0.8), 0.2)

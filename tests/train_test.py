@@ -262,6 +262,30 @@ def test_refusals_write_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_faults_of_all_the_data_come_in_one_message(command, tmp_path):
+    for name in ("data", "validation"):
+        small_data.annotated(tmp_path / name, 4)
+        (tmp_path / name / "image" / "1.png").write_bytes(b"")
+        (tmp_path / name / "annotation" / "2.json").write_text("{")
+        (tmp_path / name / "annotation" / "3.json").write_text('[{"label": "c"}]')
+    done = command(
+        tmp_path / "run", f"--validation={tmp_path / 'validation'}",
+        data=tmp_path / "data",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    head, *faults = done.stderr[done.stderr.index("error: ") :].splitlines()
+    assert "data and" in head and "validation cannot be used" in head
+    named = ["2.json", "3.json", "1.png"]
+    assert [name in fault for name, fault in zip(named * 2, faults)] == [True] * 6
+    assert len(faults) == 6 and not (tmp_path / "run").exists()
+
+
+def test_pictures_on_both_sides_are_told(command, tmp_path, data):
+    done = command(tmp_path / "run", "--epochs=1", f"--validation={data}")
+    assert small_data.result(done)["best"]["images"] == 11
+    assert "11 of the images to validate are trained on, too" in done.stderr
+
+
 def test_divergence_leaves_the_last_checkpoint(command, tmp_path, finished):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)

@@ -132,11 +132,33 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
       [...] in [0, 1]; 0 where both boxes are empty or one is inside out.
     """
     first, second = _floating(first, 4), _floating(second, 4)
+    shared = _shared(first, second)
+    return _ratio(shared, _area(first) + _area(second) - shared)
+
+
+def inside(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The share of the first boxes' area that lies in the second, broadcast.
+
+    Args:
+      first: [..., 4], (xmin, ymin, xmax, ymax).
+      second: [..., 4], broadcastable to `first`.
+
+    Returns:
+      [...] in [0, 1]; 0 where the first is empty or one is inside out.
+    """
+    first, second = _floating(first, 4), _floating(second, 4)
+    return _ratio(_shared(first, second), _area(first))
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     low = np.maximum(first[..., :2], second[..., :2])
     high = np.minimum(first[..., 2:], second[..., 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=-1)
-    union = _area(first) + _area(second) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return np.prod(np.maximum(high - low, 0), axis=-1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    whole = np.broadcast_to(whole, part.shape)
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ enlarged a little, against squares of the anchors' scales. An anchor is
 
 - positive, where its square's IoU with the enlarged box reaches `positive_iou`, and the
   best anchor of every hand whatever its IoU: class target 1, weight 1;
-- ignored, where it only reaches `ignore_iou`: weight 0;
+- ignored, where it only reaches `ignore_iou`, or lies where there may be hands that
+  nobody has labelled: weight 0;
 - background otherwise: weight 1.
 
 The rules' numbers maximise the agreement (F1) of positive anchors with those at which
@@ -28,6 +29,9 @@ import numpy as np
 
 from ondevice.detection import anchors, decoding, geometry
 
+# (xmin, ymin, xmax, ymax).
+Box = tuple[float, float, float, float]
+
 
 # A teacher's box that overlaps a hand by so much is that hand's.
 _SAME_IOU = 0.5
@@ -46,7 +50,7 @@ class Label:
       class_index: Index of the class.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     keypoints: tuple[tuple[float, float], ...]
     class_index: int
 
@@ -165,11 +169,16 @@ class Matcher:
         enlarged = np.concatenate([middle - half, middle + half])
         return geometry.iou(self._squares, enlarged)
 
-    def targets(self, labels: Sequence[Label]) -> Targets:
+    def targets(
+        self, labels: Sequence[Label], unlabelled: Sequence[Box] = ()
+    ) -> Targets:
         """Targets of one image; an anchor goes to the hand that it overlaps most.
 
         Args:
           labels: Hands in units of the square; none makes every anchor background.
+          unlabelled: Boxes in the same units in which there may be hands besides, one
+            or a crowd: an anchor is ignored if it would hold a hand with that box, or
+            if its centre lies in it, unless it holds a hand of `labels`.
 
         Raises:
           ValueError: If a label's class or number of keypoints is not this detector's,
@@ -180,6 +189,10 @@ class Matcher:
         class_targets = np.zeros((count, self.classes), np.float32)
         box_targets = np.zeros((count, coordinates), np.float32)
         anchor_weights = np.ones(count, np.float32)
+        for box in unlabelled:
+            within = (self.centres >= box[:2]) & (self.centres <= box[2:])
+            anchor_weights[within.all(axis=1)] = 0
+            anchor_weights[self.overlaps(box) >= self.rule.ignore_iou] = 0
         if not labels:
             return Targets(class_targets, box_targets, anchor_weights)
         overlap = np.stack([self.overlaps(label.box) for label in labels])
@@ -200,7 +213,11 @@ class Matcher:
         return Targets(class_targets, box_targets, anchor_weights)
 
     def taught(
-        self, labels: Sequence[Label], regressors: np.ndarray, scores: np.ndarray
+        self,
+        labels: Sequence[Label],
+        regressors: np.ndarray,
+        scores: np.ndarray,
+        unlabelled: Sequence[Box] = (),
     ) -> Targets:
         """Targets at the anchors where a teacher, the untouched detector, sees a hand.
 
@@ -214,6 +231,7 @@ class Matcher:
           labels: Hands in units of the square.
           regressors: [N, C] float32, the teacher's.
           scores: [N] float32 in [0, 1], the teacher's palm scores.
+          unlabelled: As of `targets`.
 
         Raises:
           ValueError: As `targets`.
@@ -222,7 +240,8 @@ class Matcher:
         boxes = decoding.decode_boxes(regressors, self.centres, self.spec.input_size)
         class_targets = np.zeros_like(made.class_targets)
         box_targets = np.zeros_like(made.box_targets)
-        anchor_weights = (scores < _NEXT_TO_NOTHING).astype(np.float32)
+        anchor_weights = self.targets((), unlabelled).anchor_weights
+        anchor_weights[scores >= _NEXT_TO_NOTHING] = 0
         for label in labels:
             alone = self.targets([label])
             corners = np.array(label.box, np.float32)

@@ -264,11 +264,13 @@ class Batches:
             return images.to_input(square, self._range)
 
         labels = [label.mapped(placing) for label in sample.labels or ()]
+        boxes = placing.boxes(np.array(sample.unlabelled).reshape(-1, 4)).tolist()
         key = (self._variant(epoch), index)
         encoded = self._encode(key, image)
         if self._teach is None:
-            return encoded, self._matcher.targets(labels)
-        return encoded, self._matcher.taught(labels, **self._teach(key, image))
+            return encoded, self._matcher.targets(labels, boxes)
+        seen = self._teach(key, image)
+        return encoded, self._matcher.taught(labels, unlabelled=boxes, **seen)
 
     def _variant(self, epoch: int) -> int:
         variants = self._augmentation.variants

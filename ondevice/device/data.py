@@ -11,7 +11,13 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from ondevice.device import annotations, image_cache, images, samples
+from ondevice.device import (
+    annotations,
+    coco_annotations,
+    image_cache,
+    images,
+    samples,
+)
 
 
 def load(
@@ -50,6 +56,7 @@ def load(
     found.sort(key=samples.order)
     cache = cache or image_cache.ImageCache(0)
     faults += samples.unreadable(found, cache.read, progress)
+    faults += _repetitions(root, found)
     if faults:
         raise samples.DataError(root, faults)
     return samples.Dataset(tuple(classes), tuple(found))
@@ -59,7 +66,7 @@ def _find(
     root: pathlib.Path, classes: tuple[str, ...]
 ) -> tuple[list[samples.Sample], list[str]]:
     if root.is_file():
-        return annotations.read_coco(root, classes)
+        return coco_annotations.read(root, classes)
     entries = sorted(root.iterdir())
     folders = {entry.name: entry for entry in entries if entry.is_dir()}
     if any(name in folders for name in classes):
@@ -67,9 +74,9 @@ def _find(
     pairs = annotations.find_pairs(root)
     if pairs is not None:
         return annotations.read_pairs(*pairs, classes)
-    coco = annotations.find_coco(root)
+    coco = coco_annotations.find(root)
     if coco is not None:
-        return annotations.read_coco(coco, classes)
+        return coco_annotations.read(coco, classes)
     pictures = _pictures(root)
     if len(classes) == 1 and pictures:
         return [samples.Sample(picture, 0) for picture in pictures], []
@@ -87,6 +94,24 @@ def _find(
         f"It must have a folder named by a class, one of {list(classes)}, "
         f"or annotations. Folders there: {sorted(folders)}."
     ]
+
+
+def _repetitions(root: pathlib.Path, found: Sequence[samples.Sample]) -> list[str]:
+    """What is wrong with equal files: that they are labelled differently."""
+    groups = samples.repeated(found)
+    faults, equal = [], []
+    for group in groups:
+        names = ", ".join(str(sample.path) for sample in group)
+        if len({(s.class_index, s.labels, s.unlabelled) for s in group}) > 1:
+            faults.append(f"{names}: are one picture, and must have the same labels.")
+        else:
+            equal.append(names)
+    if equal:
+        logging.warning(
+            "%s: %d pictures are there more than once, the first: %s.",
+            root, len(equal), equal[0],
+        )  # fmt: skip
+    return faults
 
 
 def _class_folders(

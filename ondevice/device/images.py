@@ -140,6 +140,23 @@ def read(path: str | os.PathLike[str], side: int | None = None) -> np.ndarray:
         ) from error
 
 
+def size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of a picture set upright, from its header alone.
+
+    Raises:
+      ImageError: If there is no such header.
+    """
+    try:
+        with Image.open(os.fspath(path), formats=_formats()) as picture:
+            width, height = picture.size
+            turned = _orientation(picture) in (5, 6, 7, 8)
+    except _DECODING_ERRORS as error:
+        raise ImageError(
+            f"A picture must be readable. Received: {os.fspath(path)!r}: {error}."
+        ) from error
+    return (height, width) if turned else (width, height)
+
+
 def place(pixels: np.ndarray, placing: geometry.Affine, size: int) -> np.ndarray:
     """Samples a picture into the square; black where it does not reach.
 

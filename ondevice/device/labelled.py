@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import logging
 
@@ -20,18 +20,18 @@ _NAMED = 3
 
 
 def load(
-    path: str | os.PathLike[str],
+    paths: Sequence[str | os.PathLike[str]],
     classes: tuple[str, ...],
     labeller: Labeller,
     cache: image_cache.ImageCache,
     directory: pathlib.Path | None = None,
     progress: Callable = lambda items, what: items,
     chosen: bool = False,
-) -> samples.Dataset:
-    """Reads a data set and labels what has no labels.
+) -> list[samples.Dataset]:
+    """Reads data sets and labels what has no labels.
 
     Args:
-      path: As `data.load` takes it.
+      paths: Each as `data.load` takes it.
       classes: Names by index.
       labeller: Opens the detector that draws the labels.
       cache: Keeps the decoded pictures.
@@ -40,30 +40,53 @@ def load(
       chosen: Whether the user chose the labeller, whatever it was trained on.
 
     Returns:
-      The data set; pictures in which no hand was found have no labels.
+      A data set for each path; pictures in which no hand was found have no labels.
 
     Raises:
-      ValueError: As `data.load`, or as the labeller when it opens.
+      ValueError: As `data.load`, with the faults of all the sets, or as the labeller
+        when it opens.
     """
-    name = os.fspath(path)
-    dataset = data.load(path, classes, cache, lambda items: progress(items, "images"))
-    bare = sum(sample.labels is None for sample in dataset.samples)
-    if not bare:
-        return dataset
+    datasets, refused = [], []
+    for path in paths:
+        try:
+            datasets.append(
+                data.load(path, classes, cache, lambda items: progress(items, "images"))
+            )
+        except samples.DataError as error:
+            refused.append(error)
+    if refused:
+        raise samples.DataError.of_all(refused)
+    if all(s.labels is not None for dataset in datasets for s in dataset.samples):
+        return datasets
     with labeller() as opened:
-        logging.info("%s: drawing the boxes of %d images.", name, bare)
         if opened.trained and not chosen:
             logging.warning(
-                "They are drawn by weights that may have been trained on. "
+                "Boxes are drawn by weights that may have been trained on. "
                 "--labels_from=FILE names the fresh file or the vendor's."
             )
-        dataset, missing = labelling.label_images(
-            dataset,
-            opened.detector,
-            cache=cache,
-            directory=directory,
-            progress=lambda items: progress(items, "labels"),
-        )
+        return [
+            _drawn(os.fspath(path), dataset, opened, cache, directory, progress)
+            for path, dataset in zip(paths, datasets, strict=True)
+        ]
+
+
+def _drawn(
+    name: str,
+    dataset: samples.Dataset,
+    opened: opening.Opened,
+    cache: image_cache.ImageCache,
+    directory: pathlib.Path | None,
+    progress: Callable,
+) -> samples.Dataset:
+    bare = sum(sample.labels is None for sample in dataset.samples)
+    logging.info("%s: drawing the boxes of %d images.", name, bare)
+    dataset, missing = labelling.label_images(
+        dataset,
+        opened.detector,
+        cache=cache,
+        directory=directory,
+        progress=lambda items: progress(items, "labels"),
+    )
     if missing:
         named = ", ".join(map(str, missing[:_NAMED]))
         logging.warning(
@@ -78,5 +101,6 @@ def digest(dataset: samples.Dataset) -> str:
     found = hashlib.sha256()
     for sample in dataset.samples:
         place = "/".join(sample.path.parts[-2:])
-        found.update(repr((place, sample.class_index, sample.labels)).encode())
+        fields = (place, sample.class_index, sample.labels, *sample.unlabelled)
+        found.update(repr(fields).encode())
     return found.hexdigest()

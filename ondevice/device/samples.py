@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ from ondevice.detection import targets
 from ondevice.device import images
 
 # A message lists at most this many faults, and counts the rest.
-_LISTED = 20
+_LISTED = 1000
 
 _CHECKING_THREADS = 2
 
@@ -23,14 +24,31 @@ Progress = Callable[[Sequence], Iterable]
 
 
 class DataError(ValueError):
-    """A data set that cannot be used; the message lists every fault with its file."""
+    """A data set that cannot be used; the message lists every fault with its file.
+
+    Attributes:
+      where: What cannot be used.
+      faults: What is wrong, one by one.
+      lines: The message, a line for each fault unless there is but one.
+    """
 
     def __init__(self, where: object, faults: Sequence[str]) -> None:
-        listed = [f"  {fault}" for fault in faults[:_LISTED]]
+        self.where = where
+        listed = [" ".join(fault.split()) for fault in faults[:_LISTED]]
         if len(faults) > _LISTED:
-            listed.append(f"  and {len(faults) - _LISTED} more.")
-        super().__init__("\n".join([f"{where} cannot be used as data:", *listed]))
+            listed.append(f"and {len(faults) - _LISTED} more.")
+        head = f"{where} cannot be used as data:"
+        self.lines = [head, *(f"  {fault}" for fault in listed)]
+        if len(listed) == 1:
+            self.lines = [f"{head} {listed[0]}"]
         self.faults = tuple(faults)
+        super().__init__("\n".join(self.lines))
+
+    @classmethod
+    def of_all(cls, errors: Sequence[DataError]) -> DataError:
+        """One error that lists the faults of several."""
+        where = " and ".join(str(error.where) for error in errors)
+        return cls(where, [fault for error in errors for fault in error.faults])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +60,13 @@ class Sample:
       class_index: Class of the picture, from its folder; None where labels say it.
       labels: Hands in units of the picture's width and height; () is a picture known
         to hold none; None where nobody has labelled it yet.
+      unlabelled: Boxes in the same units in which there may be hands besides `labels`.
     """
 
     path: pathlib.Path
     class_index: int | None
     labels: tuple[targets.Label, ...] | None = None
+    unlabelled: tuple[targets.Box, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +134,40 @@ def split(dataset: Dataset, share: float = 0.1) -> tuple[Dataset, Dataset]:
         dataclasses.replace(dataset, samples=tuple(ordered[:cut])),
         dataclasses.replace(dataset, samples=tuple(ordered[cut:])),
     )
+
+
+def repeated(samples: Sequence[Sample]) -> list[tuple[Sample, ...]]:
+    """The samples whose files are equal to the byte and not empty, in groups.
+
+    Raises:
+      OSError: If a file cannot be read.
+    """
+    by_size: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_size.setdefault(sample.path.stat().st_size, []).append(sample)
+    groups: dict[bytes, list[Sample]] = {}
+    for size, several in by_size.items():
+        if size and len(several) > 1:  # Files of different sizes need not be read.
+            for sample in several:
+                digest = hashlib.sha256(sample.path.read_bytes()).digest()
+                groups.setdefault(digest, []).append(sample)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def common(first: Sequence[Sample], second: Sequence[Sample]) -> list[pathlib.Path]:
+    """The files of the second that are equal to one of the first.
+
+    Raises:
+      OSError: If a file cannot be read.
+    """
+    ours = {id(sample) for sample in first}
+    return [
+        sample.path
+        for group in repeated([*first, *second])
+        if any(id(sample) in ours for sample in group)
+        for sample in group
+        if id(sample) not in ours
+    ]
 
 
 def unreadable(
