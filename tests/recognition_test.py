@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import tflite_file
-from ondevice.rebuild import porting, recognition, topology
+from ondevice.rebuild import porting, recognition, specs, topology
 from tests import shared_data, tiny_detector
 
 
@@ -164,12 +164,26 @@ class VendorTest(parameterized.TestCase):
             recognition.recognise(file)
 
 
-def test_new_class_heads_start_at_zero_and_the_rest_is_the_vendors():
+def test_new_class_logits_start_at_zero_and_the_rest_is_the_vendors():
     layers = topology.draw(tiny_detector.SPEC, 3)
-    weights = porting.with_classes(tiny_detector.weights(), layers)
+    vendors = tiny_detector.weights()
+    weights = porting.with_classes(vendors, layers)
     assert list(weights) == list(topology.variables(layers))
-    for name, value in weights.items():
-        if name.startswith("class_"):
-            assert not value.any()
-        else:
-            np.testing.assert_array_equal(value, tiny_detector.weights()[name])
+    for name, value in vendors.items():
+        np.testing.assert_array_equal(weights[name], value)
+    for head in tiny_detector.SPEC.heads:
+        for name in (f"class_{head.stride}/kernel", f"class_{head.stride}/bias"):
+            assert not weights.pop(name).any()
+    new = [name for name in weights if name not in vendors]
+    assert all(weights[name].any() == name.endswith("/kernel") for name in new)
+    again = porting.with_classes(vendors, layers)
+    assert all((again[name] == value).all() for name, value in weights.items())
+
+
+def test_a_branch_at_its_start_keeps_the_size_of_what_it_reads():
+    """Glorot's limits: outputs of about the variance of the inputs."""
+    layers = topology.draw(specs.PRESETS["palm_full"], 7)
+    kernels = porting.with_classes({}, layers)
+    kernel = kernels["class_16_grid/kernel"]
+    assert kernel.var() == pytest.approx(2 / (256 + 64), rel=0.05)
+    assert kernel.dtype == np.float32
