@@ -45,6 +45,7 @@ def draw(
     picture: Image.Image,
     detections: Sequence[decoding.Detection],
     class_names: Sequence[str],
+    scores: bool = True,
 ) -> Image.Image:
     """A copy of the picture with detections drawn into it.
 
@@ -53,6 +54,7 @@ def draw(
       detections: In units of the picture's width and height; the best is drawn last.
       class_names: Names by class index, any Unicode; glyphs that no font at hand has
         show as boxes.
+      scores: Whether the score stands behind the name.
 
     Returns:
       An RGB picture of the same aspect ratio, at least `MIN_SIDE` on each side.
@@ -74,13 +76,12 @@ def draw(
     )
     for detection in sorted(detections, key=lambda d: d.score):
         name = class_names[detection.class_index]
-        _draw_one(canvas, detection, f"{name} {detection.score:.2f}")
+        text = f"{name} {detection.score:.2f}" if scores else name
+        _draw_one(canvas, detection, text)
     return canvas
 
 
-def _draw_one(
-    canvas: Image.Image, detection: decoding.Detection, text: str
-) -> None:
+def _draw_one(canvas: Image.Image, detection: decoding.Detection, text: str) -> None:
     pen = ImageDraw.Draw(canvas)
     shorter = min(canvas.size)
     colour = COLOURS[detection.class_index % len(COLOURS)]
@@ -115,12 +116,9 @@ def _label(
 ) -> None:
     """Text on a ground of its colour: above the box, else below, always inside."""
     left, top, bottom = box
-    # Line breaks and control characters would leave the ground.
-    text = "".join(c if c.isprintable() else " " for c in text)
     size = max(8, round(min(canvas.size) * _TEXT))
     font = _font(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # A Pillow without FreeType.
-        text = text.encode("latin-1", "replace").decode("latin-1")
+    text = _printable(text, font)
     x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
     margin = max(1, size // 6)
     width, height = x1 - x0 + 2 * margin, y1 - y0 + 2 * margin
@@ -150,3 +148,38 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         except (OSError, ImportError):
             continue
     return ImageFont.load_default(size)
+
+
+def write(
+    canvas: Image.Image,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    """Writes a line of text, its middle left out where it is too long.
+
+    Args:
+      canvas: To write on, RGB.
+      place: Left and top, in pixels.
+      text: Any Unicode.
+      size: Of the letters, in pixels.
+      colour: RGB.
+      width: Bound on the line, in pixels.
+    """
+    pen, font = ImageDraw.Draw(canvas), _font(size)
+    text = shown = _printable(text, font)
+    half = len(text) // 2
+    while half and pen.textlength(shown, font=font) > width:
+        shown = f"{text[:half]}...{text[-half:]}"
+        half -= 1
+    pen.text(place, shown, fill=colour, font=font)
+
+
+def _printable(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text without what would leave the line, or what the font cannot hold."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if not isinstance(font, ImageFont.FreeTypeFont):  # A Pillow without FreeType.
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    return text
