@@ -92,6 +92,17 @@ def define_runtime(
     return runtime, threads
 
 
+def define_show_labels(values: flags.FlagValues) -> flags.FlagHolder:
+    """Defines --show_labels, which means the same in train and evaluate."""
+    return flags.DEFINE_string(
+        "show_labels",
+        None,
+        "Folder for contact sheets of labelled images, class by class, and of those "
+        "in which no hand was found. Default: none are drawn.",
+        flag_values=values,
+    )
+
+
 def run(
     main: Callable[[Sequence[str]], Outcome | Mapping[str, Any]],
     docstring: str | None,
@@ -177,6 +188,11 @@ def required_path(flag: flags.FlagHolder) -> pathlib.Path:
 def optional_path(flag: flags.FlagHolder) -> pathlib.Path | None:
     """As `required_path`, but None where the flag was not given."""
     return None if flag.value is None else required_path(flag)
+
+
+def output_path(flag: flags.FlagHolder) -> pathlib.Path | None:
+    """Returns the path that a flag gives, which need not exist; None without."""
+    return pathlib.Path(flag.value) if flag.value else None
 
 
 def require_tensorflow(what: str) -> None:

@@ -51,6 +51,7 @@ _FRAME = flags.DEFINE_string(
     "Share of the black frame's side that an image takes, in the middle.",
     flag_values=FLAGS,
 )
+_SHOW_LABELS = commands.define_show_labels(FLAGS)
 _RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 
@@ -63,6 +64,7 @@ class EvaluateConfig:
     checkpoint: pathlib.Path | None = None
     labels_from: pathlib.Path | None = None
     share: float = 1.0
+    show_labels: pathlib.Path | None = None
     runtime: str = "auto"
     threads: int | None = None
 
@@ -78,7 +80,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       OSError: If a file cannot be read.
     """
     from ondevice.detection import metrics
-    from ondevice.device import coco, evaluation, image_cache, labelled, opening
+    from ondevice.device import coco, evaluation, image_cache, label_sheets
+    from ondevice.device import labelled, opening
 
     cache = image_cache.ImageCache()
     running = (config.runtime, config.threads)
@@ -96,6 +99,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             commands.progress,
             chosen=config.labels_from is not None,
         )
+        if config.show_labels is not None:
+            label_sheets.write(
+                dataset, config.show_labels, cache, progress=commands.progress
+            )
         judged = list(
             evaluation.judge(
                 dataset,
@@ -145,6 +152,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
                 checkpoint=commands.optional_path(_CHECKPOINT),
                 labels_from=commands.optional_path(_LABELS_FROM),
                 share=low,
+                show_labels=commands.output_path(_SHOW_LABELS),
                 runtime=_RUNTIME.value,
                 threads=_THREADS.value,
             )

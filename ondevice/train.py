@@ -12,8 +12,8 @@ Examples:
       --checkpoint_dir=out/run --resume
       Goes on after Ctrl-C, or a crash, as if never stopped; add --epochs for more.
   python -m ondevice.train --model=out/signs/model.tflite --data=photos \\
-      --checkpoint_dir=out/far --epochs=6 --frame=0.3:0.6 --seed=1
-      Hands that are farther away.
+      --checkpoint_dir=out/far --frame=0.3:0.6 --show_labels=out/far/labels
+      Hands that are farther away; and pictures of the labels, to look at.
 
 The last line of stdout is one JSON object: {"steps", "epochs", "loss",
 "class_accuracy", "best", "stopped", "seconds", "cpu_seconds", "peak_memory"}; `loss` is
@@ -111,6 +111,7 @@ _PATIENCE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_SHOW_LABELS = commands.define_show_labels(FLAGS)
 _RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 # Learning rates by optimizer.
@@ -135,6 +136,7 @@ class TrainConfig:
     frame: tuple[float, float] | None = None
     variants: int | None = None
     patience: int | None = None
+    show_labels: pathlib.Path | None = None
     runtime: str = "auto"
     threads: int | None = None
 
@@ -153,7 +155,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
       KeyboardInterrupt: After Ctrl-C.
       OSError: If a file cannot be read or written.
     """
-    from ondevice.device import image_cache, opening, runs, session, training, usage
+    from ondevice.device import image_cache, label_sheets, opening, runs, session
+    from ondevice.device import training, usage
 
     started = time.monotonic()
     directory = config.checkpoint_dir
@@ -174,6 +177,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         side = opening.of_session(opened).spec.input_size
         cache = image_cache.ImageCache(side=image_cache.OVERSAMPLING * side)
         train_set, validation = _data(config, opened, cache)
+        if config.show_labels is not None:
+            for prefix, dataset in (("train-", train_set), ("validation-", validation)):
+                label_sheets.write(
+                    dataset, config.show_labels, cache, prefix, commands.progress
+                )
         directory.mkdir(parents=True, exist_ok=True)
         untouched = stack.enter_context(_labeller(config)()).detector
         teacher: detectors.Detector | None = untouched
@@ -220,6 +228,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
         frame=commands.frame_range(_FRAME.value) if _FRAME.value else None,
         variants=_VARIANTS.value,
         patience=_PATIENCE.value,
+        show_labels=commands.output_path(_SHOW_LABELS),
         runtime=_RUNTIME.value,
         threads=_THREADS.value,
     )

@@ -140,3 +140,38 @@ class TestDraw:
         monkeypatch.setattr(drawing, "_font", lambda size: bitmap)
         detection = decoding.Detection(DETECTION.box, 0.9, 1)
         assert is_colour(drawn(detections=[detection]), 1).any()
+
+    def test_the_score_may_be_left_out(self):
+        picture = Image.new("RGB", (400, 400))
+        with_score = drawn()
+        without = np.asarray(drawing.draw(picture, [DETECTION], NAMES, scores=False))
+        other = decoding.Detection(DETECTION.box, 0.13, 0, POINTS)
+        again = np.asarray(drawing.draw(picture, [other], NAMES, scores=False))
+        np.testing.assert_array_equal(without, again)
+        assert is_colour(without).sum() < is_colour(with_score).sum()
+
+
+class TestWrite:
+    def written(self, text, width=150):
+        canvas = Image.new("RGB", (300, 40))
+        drawing.write(canvas, (10, 5), text, 14, (255, 255, 255), width)
+        return np.asarray(canvas)[..., 0]
+
+    def test_long_lines_keep_their_ends(self):
+        pixels = self.written("beginning " + "x" * 200 + " end")
+        columns = np.flatnonzero(pixels.any(axis=0))
+        assert columns[0] >= 10 and 130 < columns[-1] <= 162
+        other = self.written("beginning " + "x" * 200 + " fin")
+        assert (pixels[:, :60] == other[:, :60]).all() and (pixels != other).any()
+
+    def test_short_lines_are_whole(self):
+        assert (self.written("name.jpg") == self.written("name.jpg", 999)).all()
+
+    @pytest.mark.parametrize("text", ["", "\n\x00", "手", "WWWWWWWWWW"])
+    def test_odd_texts(self, text):
+        self.written(text, 1)
+
+    def test_without_any_font(self, monkeypatch):
+        bitmap = drawing.ImageFont.load_default_imagefont()
+        monkeypatch.setattr(drawing, "_font", lambda size: bitmap)
+        assert self.written("手 a").any()

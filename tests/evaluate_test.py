@@ -49,6 +49,16 @@ def test_with_and_without_a_checkpoint(tiny_model, data, env, run_dir):
     assert held_out["images"] == 1
 
 
+def test_labels_are_shown(tiny_model, data, env, tmp_path):
+    sheets = tmp_path / "sheets"
+    done = small_data.run(
+        "evaluate", f"--model={tiny_model('adam')}", f"--data={data}",
+        f"--show_labels={sheets}", env=env,
+    )  # fmt: skip
+    assert small_data.result(done)["images"] == 7
+    assert sorted(p.name for p in sheets.iterdir()) == ["a-01.jpg", "b-01.jpg"]
+
+
 def test_without_pycocotools(tiny_model, data, tmp_path):
     env = small_data.environment(tmp_path, "pycocotools")
     done = small_data.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -167,6 +168,40 @@ def test_boxes_are_drawn_and_kept_where_there_are_none(
     assert "drawing the boxes of 8 images" in done.stderr
     (kept,) = (tmp_path / "run").glob("labels-*.json")
     assert len(json.loads(kept.read_text())) == 8
+
+
+def test_labels_are_shown_before_training(command, tmp_path, data):
+    sheets = tmp_path / "sheets"
+    done = command(tmp_path / "run", "--epochs=1", f"--show_labels={sheets}")
+    small_data.result(done)
+    assert sorted(path.name for path in sheets.iterdir()) == [
+        "train-a-01.jpg", "train-b-01.jpg", "validation-a-01.jpg",
+    ]  # fmt: skip
+    assert "sheets: 2 sheets of labelled images" in done.stderr
+
+
+def test_tensorflow_is_not_imported_though_it_is_there(tmp_path, tiny_model, data):
+    pytest.importorskip("tensorflow")
+    code = (
+        "import runpy, sys\n"
+        "try:\n"
+        "    runpy.run_module('ondevice.train', run_name='__main__')\n"
+        "except SystemExit as left:\n"
+        "    if left.code: raise\n"
+        "found = {'tensorflow', 'keras'} & set(sys.modules)\n"
+        "if found: sys.exit(f'imports {found}')\n"
+    )
+    arguments = [
+        f"--model={tiny_model('adam')}", f"--data={data}", "--epochs=1",
+        f"--checkpoint_dir={tmp_path / 'run'}", f"--show_labels={tmp_path / 'x'}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True,
+        cwd=conftest.ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if importlib.util.find_spec("tensorboard") is not None:
+        assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
 def test_no_plot_without_matplotlib(tmp_path, tiny_model, data):

@@ -52,6 +52,7 @@ def draw(
     picture: Image.Image,
     detections: Sequence[decoding.Detection],
     class_names: Sequence[str],
+    scores: bool = True,
 ) -> Image.Image:
     """A copy of the picture with detections drawn into it.
 
@@ -60,6 +61,7 @@ def draw(
       detections: In units of the picture's width and height; the best lies on top.
       class_names: Names by class index, any Unicode; glyphs that no font at hand has
         show as boxes.
+      scores: Whether the score stands behind the name.
 
     Returns:
       An RGB picture of the same aspect ratio, at least `MIN_SIDE` on each side.
@@ -88,7 +90,7 @@ def draw(
     taken = np.array(boxes, np.float64).reshape(-1, 4)
     for detection, box in zip(ranked, boxes, strict=True):
         name = class_names[detection.class_index]
-        text = f"{name} {detection.score:.2f}"
+        text = f"{name} {detection.score:.2f}" if scores else name
         ground = _label(canvas, pen, text, box, taken, _colour(detection))
         taken = np.append(taken, [ground], axis=0)
     for detection in reversed(ranked):  # Last: no label may hide one.
@@ -148,12 +150,9 @@ def _label(
     colour: tuple[int, int, int],
 ) -> _Rectangle:
     """Text on a ground of its colour, beside the box; returns the ground."""
-    # Line breaks and control characters would leave the ground.
-    text = "".join(c if c.isprintable() else " " for c in text)
     size = max(_SMALLEST_TEXT, round(min(canvas.size) * _TEXT))
     font = _font(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):  # A Pillow without FreeType.
-        text = text.encode("latin-1", "replace").decode("latin-1")
+    text = _printable(text, font)
     margin = max(1, size // 6)
     room = canvas.width - 2 * margin - 1
     length = font.getlength(text)
@@ -223,3 +222,38 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         except (OSError, ImportError):
             continue
     return ImageFont.load_default(size)
+
+
+def write(
+    canvas: Image.Image,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    """Writes a line of text, its middle left out where it is too long.
+
+    Args:
+      canvas: To write on, RGB.
+      place: Left and top, in pixels.
+      text: Any Unicode.
+      size: Of the letters, in pixels.
+      colour: RGB.
+      width: Bound on the line, in pixels.
+    """
+    pen, font = ImageDraw.Draw(canvas), _font(size)
+    text = shown = _printable(text, font)
+    half = len(text) // 2
+    while half and pen.textlength(shown, font=font) > width:
+        shown = f"{text[:half]}...{text[-half:]}"
+        half -= 1
+    pen.text(place, shown, fill=colour, font=font)
+
+
+def _printable(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text without what would leave the line, or what the font cannot hold."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if not isinstance(font, ImageFont.FreeTypeFont):  # A Pillow without FreeType.
+        text = text.encode("latin-1", "replace").decode("latin-1")
+    return text

@@ -17,15 +17,14 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from checkpoints import atomic
 from ondevice.detection import decoding, geometry, targets
 from ondevice.device import detectors, image_cache, samples
 
@@ -79,9 +78,7 @@ def label_images(
             hand = kept[key]
             labels = None
             if hand is not None:
-                labels = (
-                    targets.Label(hand.box, hand.keypoints, sample.class_index),
-                )
+                labels = (targets.Label(hand.box, hand.keypoints, sample.class_index),)
             labelled.append(dataclasses.replace(sample, labels=labels))
     missing = tuple(sample.path for sample in labelled if sample.labels is None)
     return dataclasses.replace(dataset, samples=tuple(labelled)), missing
@@ -165,25 +162,16 @@ def _read(path: pathlib.Path) -> dict[str, decoding.Detection | None]:
 
 
 def _write(path: pathlib.Path, kept: dict[str, decoding.Detection | None]) -> None:
-    """Writes to a temporary name, then renames; a full disk costs only the labels."""
+    """Writes what is kept; a full disk costs only the labels."""
     document = {
         key: None if d is None else [d.score, d.box, d.keypoints]
         for key, d in kept.items()
     }
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with open(handle, "w", encoding="ascii") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        atomic.write(path, [json.dumps(document).encode()])
     except OSError as error:
         logging.warning("%s: labels could not be kept: %s", path, error)
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
 
 
 def _detection(value: Any) -> decoding.Detection | None:
