@@ -60,6 +60,7 @@ class TestLabelImages:
         assert second.box == pytest.approx((0.1, 0.2, 0.3, 0.6), abs=bound)
         assert first.box == pytest.approx((0, 0, 1, 1), abs=2 * bound)
         assert len(found.labelled()) == 2
+        assert [s.drawn for s in found.samples] == [True, True, False]
 
     def test_fallbacks_are_tried_where_no_frame_finds_a_palm(self, dataset):
         white = fake_detector.WhiteFinder()

@@ -218,6 +218,7 @@ class Matcher:
         regressors: np.ndarray,
         scores: np.ndarray,
         unlabelled: Sequence[Box] = (),
+        drawn: bool = False,
     ) -> Targets:
         """Targets at the anchors where a teacher, the untouched detector, sees a hand.
 
@@ -232,6 +233,8 @@ class Matcher:
           regressors: [N, C] float32, the teacher's.
           scores: [N] float32 in [0, 1], the teacher's palm scores.
           unlabelled: As of `targets`.
+          drawn: Whether a detector drew the labels too: then the teacher's own boxes
+            are the targets where it sees the hand.
 
         Raises:
           ValueError: As `targets`.
@@ -245,15 +248,18 @@ class Matcher:
         for label in labels:
             alone = self.targets([label])
             corners = np.array(label.box, np.float32)
-            held = geometry.iou(boxes, corners) >= _SAME_IOU
-            held &= scores >= decoding.MIN_SCORE
-            if not held.any():
+            seen = geometry.iou(boxes, corners) >= _SAME_IOU
+            seen &= scores >= decoding.MIN_SCORE
+            held = seen
+            if not seen.any():
                 held = made.class_targets[:, label.class_index] > 0
                 held &= alone.class_targets[:, label.class_index] > 0
                 anchor_weights[alone.anchor_weights == 0] = 0
             class_targets[held] = 0
             class_targets[held, label.class_index] = 1
             box_targets[held] = self._encoded(label, held)
+            if drawn:
+                box_targets[seen] = regressors[seen]
             anchor_weights[held] = 1
         return Targets(class_targets, box_targets, anchor_weights)
 

@@ -79,7 +79,9 @@ def label_images(
             labels = None
             if hand is not None:
                 labels = (targets.Label(hand.box, hand.keypoints, sample.class_index),)
-            labelled.append(dataclasses.replace(sample, labels=labels))
+            labelled.append(
+                dataclasses.replace(sample, labels=labels, drawn=hand is not None)
+            )
     missing = tuple(sample.path for sample in labelled if sample.labels is None)
     return dataclasses.replace(dataset, samples=tuple(labelled)), missing
 

@@ -61,12 +61,14 @@ class Sample:
       labels: Hands in units of the picture's width and height; () is a picture known
         to hold none; None where nobody has labelled it yet.
       unlabelled: Boxes in the same units in which there may be hands besides `labels`.
+      drawn: Whether a detector drew the labels.
     """
 
     path: pathlib.Path
     class_index: int | None
     labels: tuple[targets.Label, ...] | None = None
     unlabelled: tuple[targets.Box, ...] = ()
+    drawn: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
