@@ -112,6 +112,37 @@ class TestPlacing:
         assert 0 < differing < 7
         equal(list(changed.epoch(1)), list(changed.epoch(1)))
 
+    def test_warped_pictures_keep_their_hands_under_the_targets(self, labelled):
+        augmentation = batches.Augmentation((0.5, 1.0), turn=15.0, slant=0.2)
+        made = make(labelled, augmentation=augmentation)
+        plain = list(make(labelled).epoch(0))
+        assert any(
+            (one["image"] != other["image"]).any()
+            for one, other in zip(plain, made.epoch(0), strict=True)
+        )
+        for epoch in range(4):
+            for batch in made.epoch(epoch):
+                for row in np.flatnonzero(batch["sample_weights"]):
+                    held = batch["class_targets"][row].any(axis=1)
+                    boxes = decoding.decode_boxes(
+                        batch["box_targets"][row], CENTRES, 128
+                    )[held]
+                    rows, columns = np.nonzero(batch["image"][row, ..., 0] > 0.99)
+                    middle = np.array([columns.mean(), rows.mean()]) / 128
+                    np.testing.assert_allclose(
+                        (boxes[:, :2] + boxes[:, 2:]) / 2,
+                        np.tile(middle, (len(boxes), 1)),
+                        atol=2.5 / 128,
+                    )
+
+    def test_a_warped_picture_keeps_its_scale(self, labelled):
+        fixed = batches.Augmentation((0.5, 0.5), turn=15.0)
+        made = make(labelled, augmentation=fixed)
+        # The canvas has grown by a fifth, so the photograph is as large as before.
+        placing = made.placing(0, 0, 120, 96, growth=1.2)
+        assert abs(placing.scale_x) * 120 == pytest.approx(0.6 * 120)
+        assert abs(made.placing(0, 0, 100, 80, growth=3.0).scale_x) == 1.0
+
     def test_variants_come_again(self, labelled):
         augmentation = batches.Augmentation(lit=1.0, variants=2)
         made = make(labelled, augmentation=augmentation)
@@ -142,6 +173,25 @@ class TestPlacing:
             np.testing.assert_allclose(
                 other["mean"], one["image"].mean((1, 2)), rtol=1e-6
             )
+
+    @pytest.mark.parametrize("drawn", [False, True])
+    def test_drawn_labels_take_their_boxes_from_the_teacher(self, labelled, drawn):
+        held, hands = 700, [dataclasses.replace(labelled[0], drawn=drawn)]
+        made = make(hands, batch_size=1)
+        placing = made.placing(0, 0, 100, 80)
+        seen = hands[0].labels[0].mapped(placing)
+        truth = made._matcher._encoded(seen, np.array([held]))[0]
+
+        def teach(key, image):
+            regressors = np.zeros((len(CENTRES), 18), np.float32)
+            regressors[held] = truth + 1.0  # A pixel off.
+            scores = np.zeros(len(CENTRES), np.float32)
+            scores[held] = 0.9
+            return {"regressors": regressors, "scores": scores}
+
+        (batch,) = make(hands, batch_size=1, teach=teach).epoch(0)
+        found = batch["box_targets"][0, held]
+        np.testing.assert_allclose(found, truth + 1.0 if drawn else truth, rtol=1e-5)
 
     def test_unlabelled_hands_move_with_the_picture(self, labelled):
         matcher = targets.Matcher(SPEC, 3)

@@ -19,10 +19,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 import numpy as np
 
 from ondevice.detection import geometry, targets
-from ondevice.device import backdrops, image_cache, images, samples
+from ondevice.device import backdrops, image_cache, images, samples, warps
 
 # Streams of random numbers within one (seed, epoch).
-_ORDER, _PLACING, _LOOKS = 0, 1, 2
+_ORDER, _PLACING, _LOOKS, _WARPING = 0, 1, 2, 3
 
 # Batches prepared ahead of the one in training, for each thread.
 _AHEAD = 2
@@ -51,6 +51,8 @@ class Augmentation:
       variants: Epochs after which the same draws come again; 0 stands for never.
       lit: Share of the pictures that are shown in other light.
       surrounded: Share of the pictures that have a texture around them, or behind.
+      turn: Largest angle that pictures are turned by, in degrees.
+      slant: Largest shear of a picture, and logarithm of its stretch.
     """
 
     frame: tuple[float, float] = (0.4, 1.0)
@@ -59,6 +61,8 @@ class Augmentation:
     variants: int = 0
     lit: float = 0.0
     surrounded: float = 0.0
+    turn: float = 0.0
+    slant: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses a range that is none.
@@ -213,7 +217,7 @@ class Batches:
         return batch
 
     def placing(
-        self, epoch: int, index: int, width: int, height: int
+        self, epoch: int, index: int, width: int, height: int, growth: float = 1.0
     ) -> geometry.Affine:
         """Where a sample's picture lies: a pure function of (seed, epoch, index).
 
@@ -224,6 +228,8 @@ class Batches:
           index: Of the sample, in the order given.
           width: Of the picture, in pixels.
           height: Of the picture, in pixels.
+          growth: How many times as long as the photograph the picture is, because it
+            was turned.
 
         Returns:
           Picture coordinates -> square coordinates.
@@ -235,7 +241,7 @@ class Batches:
         return geometry.letterbox(
             width,
             height,
-            low + (high - low) * share,
+            min(1.0, growth * (low + (high - low) * share)),
             (0.5, 0.5) if self._augmentation.centred else (x, y),
             self._augmentation.flip and flip < 0.5,
         )
@@ -246,7 +252,16 @@ class Batches:
         sample = self._samples[index]
         pixels = self._cache.read(sample.path)
         height, width = pixels.shape[:2]
-        placing = self.placing(epoch, index, width, height)
+        labels, areas = sample.labels or (), sample.unlabelled
+        growth = 1.0
+        if self._augmentation.turn or self._augmentation.slant:
+            warp = self._warp(epoch, index)
+            labels = tuple(warp.label(label, width, height) for label in labels)
+            areas = tuple(warp.box(area, width, height) for area in areas)
+            pixels = warp.picture(pixels)
+            growth = max(pixels.shape[:2]) / max(height, width)
+            height, width = pixels.shape[:2]
+        placing = self.placing(epoch, index, width, height, growth)
 
         @functools.cache
         def image() -> np.ndarray:
@@ -263,14 +278,20 @@ class Batches:
                 square = backdrops.surround(square, inside, random)
             return images.to_input(square, self._range)
 
-        labels = [label.mapped(placing) for label in sample.labels or ()]
-        boxes = placing.boxes(np.array(sample.unlabelled).reshape(-1, 4)).tolist()
+        labels = [label.mapped(placing) for label in labels]
+        boxes = placing.boxes(np.array(areas).reshape(-1, 4)).tolist()
         key = (self._variant(epoch), index)
         encoded = self._encode(key, image)
         if self._teach is None:
             return encoded, self._matcher.targets(labels, boxes)
         seen = self._teach(key, image)
-        return encoded, self._matcher.taught(labels, unlabelled=boxes, **seen)
+        return encoded, self._matcher.taught(
+            labels, unlabelled=boxes, drawn=sample.drawn, **seen
+        )
+
+    def _warp(self, epoch: int, index: int) -> warps.Warp:
+        random = self._random(self._variant(epoch), _WARPING, index)
+        return warps.draw(random, self._augmentation.turn, self._augmentation.slant)
 
     def _variant(self, epoch: int) -> int:
         variants = self._augmentation.variants

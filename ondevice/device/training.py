@@ -41,8 +41,9 @@ from signatures import contract
 LATEST, BEST = "latest.safetensors", "best.safetensors"
 METRICS, PLOT, EVENTS = "metrics.jsonl", "training.png", "tensorboard"
 
-# Share of the pictures that are shown in other light.
-LIT = 0.5
+# How pictures are drawn, their share of the frame apart: half of them in other light,
+# turned and slanted as hands are held.
+DRAWN = batches.Augmentation(lit=0.5, turn=15.0, slant=0.2)
 
 # Steps between two lines of metrics.jsonl.
 LINE_EVERY = 10
@@ -113,8 +114,8 @@ class Training:
         self._frozen_trunk = contract.FEATURES in (s.key for s in manifest.signatures)
         if self._frozen_trunk:
             # What is the same in every epoch is computed once.
-            drawn = batches.Augmentation(
-                settings.frame, lit=LIT, variants=settings.variants
+            drawn = dataclasses.replace(
+                DRAWN, frame=settings.frame, variants=settings.variants
             )
             if teacher is not None:
                 teach = keeping(teacher.seen)
@@ -123,7 +124,7 @@ class Training:
         else:
             if teacher is not None:
                 teach = _anew(teacher.seen)
-            drawn = batches.Augmentation(settings.frame, lit=LIT)
+            drawn = dataclasses.replace(DRAWN, frame=settings.frame)
             self._batches = batched(train, drawn, teach=teach)
         # The middle of what is trained on, the same for every picture and epoch.
         self._share = sum(settings.frame) / 2
