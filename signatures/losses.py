@@ -26,19 +26,26 @@ class LossWeights:
       classes: Cross-entropy of the classes; there is none with one class.
       box: Smooth L1 of the box's four coordinates.
       keypoints: Smooth L1 of the keypoints' coordinates.
+      smoothing: Share of a class target that is spread over all classes, in [0, 1).
     """
 
     score: float = 1.0
     classes: float = 1.0
     box: float = 1.0
     keypoints: float = 1.0
+    smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        values = dataclasses.asdict(self)
-        if min(values.values()) < 0 or not any(values.values()):
+        terms = (self.score, self.classes, self.box, self.keypoints)
+        if min(terms) < 0 or not any(terms):
             raise ValueError(
                 "Loss weights must be 0 or more and one of them positive. "
-                f"Received: {values}."
+                f"Received: {dataclasses.asdict(self)}."
+            )
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(
+                "The smoothing of class targets must be in [0, 1). "
+                f"Received: {self.smoothing}."
             )
 
 
@@ -88,6 +95,21 @@ def softmax_cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     shifted = logits - tf.stop_gradient(tf.reduce_max(logits, -1, keepdims=True))
     normaliser = tf.math.log(tf.reduce_sum(tf.exp(shifted), -1, keepdims=True))
     return tf.reduce_sum(targets * (normaliser - shifted), -1)
+
+
+def smoothed(targets: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """(1 - s) * t + s * sum_k(t_k) / K: a right answer leaves room for doubt.
+
+    Args:
+      targets: [..., K]; all zeros stay so.
+      smoothing: s, in [0, 1).
+
+    Source: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7.
+    """
+    if not smoothing:
+        return targets
+    mean = tf.reduce_mean(targets, -1, keepdims=True)
+    return targets + smoothing * (mean - targets)
 
 
 def smooth_l1(error: tf.Tensor) -> tf.Tensor:
@@ -152,7 +174,8 @@ def detection(
         focal = sigmoid_focal(logits, positive)
         class_loss += weights.score * over_images(anchor_weights * focal)
     if weights.classes and "class_logits" in outputs:
-        entropy = softmax_cross_entropy(outputs["class_logits"], class_targets)
+        targets = smoothed(class_targets, weights.smoothing)
+        entropy = softmax_cross_entropy(outputs["class_logits"], targets)
         class_loss += weights.classes * over_images(anchor_weights * entropy)
     box_loss = tf.zeros([], outputs["regressors"].dtype)
     if weights.box or weights.keypoints:

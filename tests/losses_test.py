@@ -61,6 +61,41 @@ def test_softmax_cross_entropy_of_background_is_zero():
     assert float(ours) == 0.0
 
 
+def test_smoothed_targets_spread_a_share_over_all_classes():
+    targets = _array([0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+    found = losses.smoothed(targets, 0.2)
+    expected = [[0.05, 0.85, 0.05, 0.05], [0.0, 0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert losses.smoothed(targets, 0.0) is targets
+
+
+def test_smoothing_asks_for_a_margin_and_no_more():
+    """The loss is least where the softmax is the smoothed target, not beyond."""
+    weights = losses.LossWeights(0, 1, 0, 0, smoothing=0.1)
+    target = tf.constant([[[1.0, 0.0, 0.0, 0.0]]])
+
+    def loss(margin):
+        outputs = {
+            "regressors": tf.zeros([1, 1, 6]),
+            "scores": tf.zeros([1, 1, 1]),
+            "class_logits": tf.constant([[[margin, 0.0, 0.0, 0.0]]]),
+        }
+        return float(
+            losses.detection(
+                outputs,
+                target,
+                tf.zeros([1, 1, 6]),
+                tf.ones([1, 1]),
+                tf.ones([1]),
+                input_size=100,
+                weights=weights,
+            )["loss"]
+        )
+
+    best = math.log(0.925 / 0.025)
+    assert loss(best) < min(loss(best - 0.2), loss(best + 0.2))
+
+
 def test_smooth_l1_is_quadratic_inside_and_linear_outside():
     error = _array(-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0)
     expected = [2.5, 0.5, 0.125, 0.0, 0.125, 0.5, 2.5]
@@ -139,3 +174,9 @@ def test_each_term_is_weighted(weights, class_loss, box_loss):
 def test_loss_weights_that_mean_nothing_are_refused(values):
     with pytest.raises(ValueError, match="one of them positive"):
         losses.LossWeights(*values)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_smoothing_outside_its_range_is_refused(smoothing):
+    with pytest.raises(ValueError, match="must be in"):
+        losses.LossWeights(smoothing=smoothing)
