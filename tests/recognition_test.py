@@ -184,6 +184,6 @@ def test_a_branch_at_its_start_keeps_the_size_of_what_it_reads():
     """Glorot's limits: outputs of about the variance of the inputs."""
     layers = topology.draw(specs.PRESETS["palm_full"], 7)
     kernels = porting.with_classes({}, layers)
-    kernel = kernels["class_16_grid/kernel"]
+    kernel = kernels["class_grid/kernel"]
     assert kernel.var() == pytest.approx(2 / (256 + 64), rel=0.05)
     assert kernel.dtype == np.float32

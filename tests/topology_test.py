@@ -39,39 +39,46 @@ def test_classes_add_a_branch_and_change_nothing_else():
     new = {name: shape for name, shape in seven.items() if name not in one}
     assert {name: seven[name] for name in one} == one
     shapes = {
-        "class_8_fine/kernel": (1, 1, 128, 64),
-        "class_8_grid/kernel": (1, 1, 128, 64),
+        "class_finest/kernel": (1, 1, 64, 64),
+        "class_fine/kernel": (1, 1, 128, 64),
+        "class_coarse/kernel": (1, 1, 64, 64),
+        "class_grid/kernel": (1, 1, 256, 64),
         "class_8/kernel": (1, 1, 64, 14),
-        "class_16_fine/kernel": (1, 1, 64, 64),
-        "class_16_grid/kernel": (1, 1, 256, 64),
         "class_16/kernel": (1, 1, 64, 42),
     }
     assert {name: new[name] for name in shapes} == shapes
-    # A grid: two convolutions in, a PReLU, three blocks of four weights, the head.
-    assert len(new) == 2 * (2 * 2 + 1 + 3 * 4 + 2)
+    # Twice a strided depthwise, two convolutions and a PReLU; four blocks of four
+    # weights; two heads.
+    assert len(new) == 2 * (1 + 2 * 2 + 1) + 4 * 4 + 2 * 2
     group = {layer.name: layer.group for layer in layers}
     assert {group[name.split("/")[0]] for name in new} == {topology.CLASS_HEAD}
 
 
-def test_the_class_branch_sees_the_encoder_where_it_is_as_fine_as_the_first_grid():
+def test_the_class_branch_sees_the_encoder_before_it_is_as_coarse_as_the_heads():
     layers = topology.draw(specs.PRESETS["palm_full"], 7)
     by_name = {layer.name: layer for layer in layers}
-    (tap,) = by_name["class_8_fine"].inputs
+    (tap,) = by_name["class_fine"].inputs
     lateral = by_name["add_27"].inputs[1]
     assert tap == lateral and by_name[tap].shape == (24, 24, 128)
-    (grid,) = by_name["class_16_grid"].inputs
+    (strided,) = by_name["class_finest"].inputs
+    (finest,) = by_name[strided].inputs
+    assert by_name[finest].shape == (48, 48, 64)
+    # The last of its stage: what the strided block after it reads.
+    strides = {x.stride for x in layers if finest in x.inputs and x.kind == "depthwise"}
+    assert strides == {2}
+    (grid,) = by_name["class_grid"].inputs
     assert grid == by_name["regressor_16"].inputs[0]
 
 
 @pytest.mark.parametrize(
     "choice, count",
-    [("heads", 46), ("classifier", 42), ("blocks:1", 50), ("blocks:2", 54)],
+    [("heads", 40), ("classifier", 36), ("blocks:1", 44), ("blocks:2", 48)],
 )
 def test_trained_variables_are_counted_from_the_end(choice, count):
     layers = topology.draw(specs.PRESETS["palm_lite"], 7)
     names = topology.trained_variables(layers, choice)
     assert len(names) == count
-    assert {"classifier_8/kernel", "class_16_fine/bias"} <= set(names)
+    assert {"classifier_8/kernel", "class_coarse/bias"} <= set(names)
 
 
 def test_bias_trains_biases_slopes_and_new_class_heads():
@@ -113,11 +120,11 @@ def test_split_cuts_at_the_features_and_loses_no_weight():
 @pytest.mark.parametrize(
     ("choice", "shapes"),
     [
-        ("heads", [(24, 24, 128), (12, 12, 256), (24, 24, 128)]),
-        ("classifier", [(24, 24, 128), (12, 12, 256), (24, 24, 128)]),
-        ("blocks:2", [(24, 24, 128), (12, 12, 256), (24, 24, 128)]),
-        ("blocks:5", [(24, 24, 128), (12, 12, 256), (6, 6, 256)]),
-        ("blocks:18", [(24, 24, 128)]),
+        ("heads", [(48, 48, 64), (24, 24, 128), (12, 12, 256), (24, 24, 128)]),
+        ("classifier", [(48, 48, 64), (24, 24, 128), (12, 12, 256), (24, 24, 128)]),
+        ("blocks:2", [(48, 48, 64), (24, 24, 128), (12, 12, 256), (24, 24, 128)]),
+        ("blocks:5", [(48, 48, 64), (24, 24, 128), (12, 12, 256), (6, 6, 256)]),
+        ("blocks:18", [(48, 48, 64), (24, 24, 128)]),
         ("bias", []),
         ("all", []),
     ],
@@ -139,7 +146,7 @@ def test_the_class_branch_learns_faster():
     trained = topology.trained_variables(layers, "all")
     rates = topology.rates(layers, trained)
     assert rates["class_8/kernel"] == rates["class_16/bias"] == topology.CLASS_RATE > 1
-    assert "class_8_fine/kernel" in rates
+    assert "class_finest/kernel" in rates
     assert any(name.endswith("/alpha") for name in rates)
     vendors = topology.variables(topology.draw(specs.PRESETS["palm_full"]))
     assert not set(rates) & set(vendors)

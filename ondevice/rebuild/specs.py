@@ -76,7 +76,7 @@ class DetectorSpec:
       input_name: The vendor's name of the input.
       class_channels: Channels of the class branch, which files with more than one class
         have beside what the vendor's have.
-      class_blocks: Its residual blocks on each grid.
+      class_blocks: Its residual blocks on the coarsest grid.
     """
 
     name: str

@@ -172,8 +172,9 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
         parts = []
         read = [grids[head.source] for head in spec.heads]
         if group == CLASS_HEAD:
-            tap = laterals[spec.decoders[spec.heads[0].source].lateral]
-            read = _class_branch(net, spec, tap, read)
+            lateral = spec.decoders[spec.heads[0].source].lateral
+            encoder = (laterals[lateral - 1], laterals[lateral])
+            read = _class_branch(net, spec, encoder, read)
         for head, x in zip(spec.heads, read):
             name = f"{prefix}_{head.stride}"
             y = net.conv(x, head.anchors * width, group, name=name)
@@ -186,39 +187,53 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
 
 
 def _class_branch(
-    net: _Drawing, spec: specs.DetectorSpec, tap: Layer, grids: list[Layer]
+    net: _Drawing,
+    spec: specs.DetectorSpec,
+    encoder: tuple[Layer, Layer],
+    grids: list[Layer],
 ) -> list[Layer]:
-    """What tells classes apart: a few residual blocks on each grid.
+    """What tells classes apart: residual blocks beside the network.
 
-    The decoders' grids tell where a palm is, and blur the fingers; the encoder's finest
-    grid that they take up still has them. Both go in on the finest grid, and its result
-    is pooled into the next.
+    The decoders' grids tell where a palm is, and blur the fingers; the encoder still
+    has them. So the branch begins at two of its stages, and takes the coarsest of the
+    decoders' grids in where it has become as coarse. A hand covers many cells of that
+    grid: it is fine enough for a class, and costs the least. Finer heads read it
+    enlarged.
 
     Args:
       net: Takes the layers up.
       spec: The detector.
-      tap: Output of the encoder, as fine as the first grid.
+      encoder: Outputs of two stages, the finer one first.
       grids: What the other heads read, finest first.
 
     Returns:
       What the class heads read, in the order of the grids.
     """
-    channels, found = spec.class_channels, []
-    for head, grid in zip(spec.heads, grids):
-        while tap.shape[0] > grid.shape[0]:
-            side = tap.shape[0] // 2
-            tap = net.add(
-                "max_pool", (tap,), (side, side, tap.shape[2]), CLASS_HEAD,
-                kernel=2, stride=2,
+    channels = spec.class_channels
+
+    def joined(fine: Layer, fine_name: str, coarse: Layer, name: str) -> Layer:
+        """Reads both, each through a 1x1 convolution, at the pace of the coarse one."""
+        while fine.shape[0] > coarse.shape[0]:
+            side = fine.shape[0] // 2
+            fine = net.add(
+                "depthwise", (fine,), (side, side, fine.shape[2]), CLASS_HEAD,
+                kernel=spec.kernel, stride=2,
             )  # fmt: skip
-        name = f"class_{head.stride}"
-        fine = net.conv(tap, channels, CLASS_HEAD, name=f"{name}_fine")
-        seen = net.conv(grid, channels, CLASS_HEAD, name=f"{name}_grid")
-        x = net.prelu(net.add("add", (fine, seen), fine.shape, CLASS_HEAD), CLASS_HEAD)
-        for _ in range(spec.class_blocks):
-            x = net.block(x, channels, 1, spec.kernel, CLASS_HEAD)
-        found.append(x)
-        tap = x
+        y = net.conv(fine, channels, CLASS_HEAD, name=fine_name)
+        z = net.conv(coarse, channels, CLASS_HEAD, name=name)
+        return net.prelu(net.add("add", (y, z), y.shape, CLASS_HEAD), CLASS_HEAD)
+
+    x = joined(encoder[0], "class_finest", encoder[1], "class_fine")
+    x = net.block(x, channels, 1, spec.kernel, CLASS_HEAD)
+    x = joined(x, "class_coarse", grids[-1], "class_grid")
+    for _ in range(spec.class_blocks):
+        x = net.block(x, channels, 1, spec.kernel, CLASS_HEAD)
+    found = [x]
+    for grid in grids[-2::-1]:
+        while x.shape[0] < grid.shape[0]:
+            side = 2 * x.shape[0]
+            x = net.add("upsample", (x,), (side, side, channels), CLASS_HEAD)
+        found.insert(0, x)
     return found
 
 
