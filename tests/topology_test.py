@@ -141,16 +141,22 @@ def test_the_trunk_ends_where_training_begins(choice, shapes):
         assert not set(trained) & set(topology.variables(trunk))
 
 
-def test_the_class_branch_learns_faster():
+def test_the_class_branch_learns_fastest_and_pointwise_kernels_slowest():
     layers = topology.draw(specs.PRESETS["palm_full"], 7)
     trained = topology.trained_variables(layers, "all")
     rates = topology.rates(layers, trained)
-    assert rates["class_8/kernel"] == rates["class_16/bias"] == topology.CLASS_RATE > 1
-    assert "class_finest/kernel" in rates
-    assert any(name.endswith("/alpha") for name in rates)
+    assert tuple(rates) == trained
     vendors = topology.variables(topology.draw(specs.PRESETS["palm_full"]))
-    assert not set(rates) & set(vendors)
-    assert not topology.rates(layers, ("p_re_lu/alpha",))
+    new = {rates[name] for name in trained if name not in vendors}
+    assert new == {topology.CLASS_RATE}
+    slow = {name for name, shape in vendors.items() if shape[:2] == (1, 1)}
+    slow = {name for name in slow if name.endswith("/kernel")}
+    assert {rates[name] for name in slow} == {topology.POINTWISE_RATE}
+    assert {"conv2d_5/kernel", "regressor_8/kernel"} <= slow
+    others = vendors.keys() - slow
+    assert {"conv2d/kernel", "depthwise_conv2d/kernel", "p_re_lu/alpha"} <= others
+    assert {rates[name] for name in others} == {topology.OTHER_RATE}
+    assert topology.CLASS_RATE > topology.OTHER_RATE > topology.POINTWISE_RATE
 
 
 def test_a_head_off_the_finest_grid_is_refused():

@@ -23,11 +23,13 @@ STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
 )  # fmt: skip
 BLOCK = "block:"  # followed by the block's number, from the input on
 
-# Multiple of the learning rate at which a new class branch learns. It has everything
-# to learn, beside a network that was trained and whose BatchNorm is folded away: Adam
-# moves every weight by the rate whatever its gradient, and small steps there are large
-# ones here. BUILD_NOTES.md has what was measured.
-CLASS_RATE = 300.0
+# Multiples of the learning rate. A new class branch has everything to learn, beside a
+# network that was trained and whose BatchNorm is folded away: Adam moves every weight by
+# the rate whatever its gradient, and small steps there are large ones here. What a
+# detector knew of other pictures is forgotten where its 1x1 kernels move, whose weights
+# are small and sum over up to 256 channels; depthwise kernels, slopes and biases may move
+# thirty times as fast. BUILD_NOTES.md has what was measured.
+CLASS_RATE, POINTWISE_RATE, OTHER_RATE = 300.0, 0.1, 3.0
 
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
@@ -312,14 +314,18 @@ def rates(layers: tuple[Layer, ...], trained: tuple[str, ...]) -> dict[str, floa
       trained: Names of weights.
 
     Returns:
-      Name -> multiple, for those whose multiple is not 1.
+      Name -> multiple, of each of them.
     """
-    group_of = {layer.name: layer.group for layer in layers}
-    return {
-        name: CLASS_RATE
-        for name in trained
-        if group_of[name.split("/")[0]] == CLASS_HEAD
-    }
+    by_name = {layer.name: layer for layer in layers}
+
+    def rate(name: str) -> float:
+        layer = by_name[name.split("/")[0]]
+        if layer.group == CLASS_HEAD:
+            return CLASS_RATE
+        pointwise = (layer.kind, layer.kernel) == ("conv", 1)
+        return POINTWISE_RATE if pointwise and name.endswith("/kernel") else OTHER_RATE
+
+    return {name: rate(name) for name in trained}
 
 
 def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]:
