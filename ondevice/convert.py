@@ -83,7 +83,7 @@ def trainable(
 
 def inference(
     function: Callable,
-    image_shape: tuple[int, ...],
+    image_shape: tuple[int | None, ...],
     weights: Mapping[str, np.ndarray],
     names: Sequence[str],
     dtype: str = "float32",
@@ -95,7 +95,7 @@ def inference(
 
     Args:
       function: From (weights by name, image) to a tuple of outputs.
-      image_shape: Of the image, batch included.
+      image_shape: Of the image, batch included; None is a side that may change.
       weights: Name -> float32 array; in float32 the shapes count alone.
       names: The name of the input, then one for each output.
       dtype: A key of `_QUANTISED`, or float32.

@@ -21,9 +21,14 @@ DEVICE_SIDE = (
     "ondevice/commands.py",
     "ondevice/device/*.py",
     "ondevice/detection/*.py",
+    "ondevice/measuring/__init__.py",
+    "ondevice/measuring/timing.py",
+    "ondevice/measuring/classes.py",
+    "ondevice/measuring/slow_ways.py",
+    "ondevice/measuring/slowdown.py",
 )
 # These too, but they may import the build side inside a function.
-DEVICE_COMMANDS = ("train", "evaluate", "detect", "export", "inspect")
+DEVICE_COMMANDS = ("train", "evaluate", "detect", "export", "inspect", "benchmark")
 
 
 def modules(*patterns: str) -> dict[str, pathlib.Path]:

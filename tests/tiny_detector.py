@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterator
 from unittest import mock
 
 import numpy as np
 
-from ondevice import convert, fresh
+from checkpoints import tflite_file
+from ondevice import convert, fresh, sources
 from ondevice.detection import anchors
-from ondevice.rebuild import network, specs, topology
+from ondevice.measuring import class_files
+from ondevice.rebuild import network, porting, recognition, specs, topology
 from signatures import losses, optimizers, stateless
 
 SPEC = specs.DetectorSpec(
@@ -83,6 +86,17 @@ def vendor_file(seed: int = 0) -> bytes:
             for c in constants
         },
     )
+
+
+@functools.cache
+def ported() -> class_files.Ported:
+    """The vendor's file, recognised and read."""
+    data = vendor_file()
+    with known():
+        file = tflite_file.parse(data)
+        found = recognition.recognise(file)
+        source = sources.Source("tiny", data, hashlib.sha256(data).hexdigest())
+        return class_files.Ported(source, found, porting.port(file, found))
 
 
 def recipe(**changes) -> fresh.Recipe:

@@ -152,8 +152,7 @@ def detect(
             f"Logits must have the shape ({len(centres)}, classes). "
             f"Received: {logits.shape}."
         )
-    likely = logits >= _logit(min_score) - _LOGIT_MARGIN
-    anchors = np.flatnonzero(likely.any(axis=1))
+    anchors = _rows_with(logits >= _logit(min_score) - _LOGIT_MARGIN)
     reached = scores(logits[anchors])
     chosen, at = regressors[anchors], centres[anchors]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -211,8 +210,8 @@ def weighted_nms(
         means = shares @ values / np.where(total > 0, total, 1)
         means = np.where(total > 0, means, values[best])
         tops = weights[np.arange(len(kinds)), best]
-        for kind, top, mean in zip(kinds.tolist(), tops.tolist(), means, strict=True):
-            found.append(_detection(mean, top, kind))
+        rows = zip(kinds.tolist(), tops.tolist(), means.tolist(), strict=True)
+        found += [_detection(mean, top, kind) for kind, top, mean in rows]
         alive &= ~joins
         going = joins.any(axis=1) & alive.any(axis=1)
         kinds, weights, alive = kinds[going], weights[going], alive[going]
@@ -231,9 +230,20 @@ def remove_letterbox(detection: Detection, letterbox: geometry.Affine) -> Detect
     )
 
 
-def _detection(values: np.ndarray, score: float, class_index: int) -> Detection:
-    xmin, ymin, xmax, ymax = values[:4].tolist()
-    keypoints = tuple((x, y) for x, y in values[4:].reshape(-1, 2).tolist())
+def _rows_with(marks: np.ndarray) -> np.ndarray:
+    """Indices of the rows of [N, K] bool that hold a True, rising.
+
+    `any(axis=1)` goes row by row, and takes several times as long on short ones.
+    """
+    rows = np.flatnonzero(marks) // marks.shape[1]
+    first = np.ones(len(rows), bool)
+    first[1:] = rows[1:] != rows[:-1]
+    return rows[first]
+
+
+def _detection(values: list[float], score: float, class_index: int) -> Detection:
+    xmin, ymin, xmax, ymax = values[:4]
+    keypoints = tuple(zip(values[4::2], values[5::2]))
     return Detection((xmin, ymin, xmax, ymax), score, class_index, keypoints)
 
 

@@ -1,0 +1,1 @@
+"""Times: contenders measured in turn, and what the sections of benchmark compare."""

@@ -1,0 +1,221 @@
+"""Tests of the benchmark: its files, its sections on tiny detectors, its mistakes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pathlib
+import subprocess
+import sys
+from unittest import mock
+
+from PIL import Image
+from absl.testing import absltest, flagsaver, parameterized
+
+from ondevice import benchmark, build, commands
+from ondevice.device import runtimes
+from ondevice.measuring import class_files, classes
+from tests import conftest, tiny, tiny_builds, tiny_detector
+
+ONE, TWO = "one", "two"
+RUNTIME = runtimes.installed()[0]
+
+
+class FilesTestCase(parameterized.TestCase):
+    """Folders of files of the tiny detector, with one class and with two."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.made = {ONE: tiny_builds.whole(), TWO: tiny_builds.heads()}
+
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.create_tempdir().full_path)
+        for name, files in self.made.items():
+            (self.root / name).mkdir()
+            (self.root / name / classes.MODEL).write_bytes(files.model)
+            (self.root / name / classes.INFERENCE).write_bytes(files.inference)
+
+    def folders(self) -> str:
+        return ",".join(str(self.root / name) for name in self.made)
+
+
+class CommandTest(FilesTestCase):
+    def test_given_files_need_no_tensorflow(self):
+        code = (
+            "import runpy, sys\n"
+            "sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
+            "runpy.run_module('ondevice.benchmark', run_name='__main__')\n"
+        )
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", code, f"--models={self.folders()}"),
+                *("--rounds=6", f"--runtimes={RUNTIME}"),
+            ],
+            capture_output=True,
+            text=True,
+            cwd=conftest.ROOT,
+        )
+        # Two classes have no bound, so nothing can miss one.
+        self.assertEqual(done.returncode, 0, done.stderr)
+        found = json.loads(done.stdout.splitlines()[-1])
+        self.assertEqual(list(found), ["rows", "ratios"])
+        self.assertEqual(
+            [(r["what"], r["contender"], r["classes"]) for r in found["rows"]],
+            [
+                (what, kind, count)
+                for kind in ("inference.tflite", "model.tflite")
+                for count in (1, 2)
+                for what in ("infer", "detect", "total")
+            ],
+        )
+        self.assertEqual({row["rounds"] for row in found["rows"]}, {6})
+        name = f"classes: model.tflite, {RUNTIME}, 1 thread"
+        self.assertIn(f"{name}, 2 classes over 1", found["ratios"])
+        self.assertIn(f"{name}, 1 class over itself", found["ratios"])
+        self.assertRegex(done.stderr, f"-, {name}, 2 classes over 1\n")
+
+    @parameterized.named_parameters(
+        ("section", ["--sections=speed"], 2, "--sections must be of classes, slowdown"),
+        ("no_one", ["--classes=7,20"], 2, "must have 1 among them"),
+        ("no_number", ["--classes=1,many"], 2, "--classes must be whole numbers"),
+        ("no_threads", ["--threads=0"], 2, "--threads must be 1 or more"),
+        ("rounds", ["--rounds=0"], 2, "rounds"),
+        ("runtime", ["--models={one}", "--runtimes=fast"], 2, "must be installed"),
+        ("absent", ["--models=nowhere"], 2, "folder of --models must exist"),
+        ("without_one", ["--models={two}"], 2, "one of a single class"),
+        ("twice", ["--models={one},{one}"], 2, "different numbers of classes"),
+        ("photographs", ["--photographs=setup.cfg"], 2, "must be a folder"),
+        ("source", ["--source=nothing"], 2, "--source must be one of"),
+        ("arguments", ["model.tflite"], 2, "must be flags alone"),
+    )
+    def test_mistakes(self, arguments, status, message):
+        places = {name: str(self.root / name) for name in self.made}
+        given = [argument.format(**places) for argument in arguments]
+        saved = flagsaver.save_flag_values(benchmark.FLAGS)
+        self.addCleanup(flagsaver.restore_flag_values, saved, benchmark.FLAGS)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            found = commands.execute(
+                benchmark.main, benchmark.__doc__, ["x", *given], benchmark.FLAGS
+            )
+        self.assertEqual((found, out.getvalue()), (status, ""), err.getvalue())
+        self.assertRegex(err.getvalue(), rf"\Aerror: .*{message}.*\n\Z")
+
+    def test_missed_bounds_fail(self):
+        kept, missed = {"median": 1.0, "holds": True}, {"median": 2.0, "holds": False}
+        self.assertTrue(benchmark.holds({"a": kept, "b": {"median": 9.0}}))
+        self.assertFalse(benchmark.holds({"a": kept, "b": missed}))
+
+    def test_table_says_what_missed(self):
+        ratio = {
+            "median": 1.0625, "quartiles": [1.0, 1.25], "cpu_median": 1.5,
+            "bound": 1.05, "holds": False,
+        }  # fmt: skip
+        text = benchmark.table({"rows": [], "ratios": {"seven": ratio}})
+        line = r"1\.062 +1\.000 - 1\.250 +1\.500  <= 1\.05, seven  MISSED"
+        self.assertRegex(text, line)
+
+
+class ClassesTest(FilesTestCase):
+    def measure(self, folders, **changes):
+        given = {
+            "runtimes": [RUNTIME],
+            "threads": [1],
+            "photographs": [],
+            "rounds": 2,
+            "progress": lambda items, _: items,
+        }
+        # Opening takes longer than measuring.
+        with mock.patch.object(classes, "_OPENINGS", 1):
+            return classes.measure(folders, **{**given, **changes})
+
+    def test_bounds_are_judged(self):
+        folders = {1: self.root / ONE, 2: self.root / TWO}
+        for bound, holds in ((1e6, True), (1e-6, False)):
+            with mock.patch.object(classes, "BOUNDS", {2: bound}):
+                _, ratios = self.measure(folders)
+            verdicts = {n: r["holds"] for n, r in ratios.items() if "holds" in r}
+            self.assertLen(verdicts, 2)
+            self.assertEqual(set(verdicts.values()), {holds})
+
+    def test_one_thread_is_judged_on_the_processor_two_by_the_clock(self):
+        folders = {1: self.root / ONE, 2: self.root / TWO}
+        with mock.patch.object(classes, "BOUNDS", {2: 1.0}):
+            _, ratios = self.measure(folders, threads=[1, 2])
+        judged = {n.split(", ")[2]: r.get("judged") for n, r in ratios.items()}
+        self.assertEqual(judged, {"1 thread": "cpu", "2 threads": "wall"})
+
+    def test_refuses_files_of_different_detectors(self):
+        for kind in classes.KINDS:
+            (self.root / TWO / kind).write_bytes(tiny.trainable())
+        with self.assertRaisesRegex(classes.NotComparableError, "one detector.*tiny"):
+            self.measure({1: self.root / ONE, 2: self.root / TWO})
+
+    def test_pictures_are_framed_or_noise(self):
+        path = self.root / "white.png"
+        Image.new("RGB", (40, 20), "white").save(path)
+        full, less, half = classes.pictures([path], 32, (-1.0, 1.0))
+        self.assertEqual(full.shape, (1, 32, 32, 3))
+        self.assertAlmostEqual((full == 1).mean(), 0.5, delta=0.05)
+        self.assertAlmostEqual((half == 1).mean(), 0.125, delta=0.05)
+        (noise,) = classes.pictures([], 32, (0.0, 1.0))
+        self.assertBetween(noise.std(), 0.2, 0.4)
+
+
+class ClassFilesTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.directory = pathlib.Path(self.create_tempdir().full_path)
+
+    def test_files_are_made_once_for_a_code(self):
+        ported = tiny_detector.ported()
+        made = []
+
+        def make(recipe, weights):
+            made.append(len(recipe.classes))
+            return mock.Mock(model=b"model", inference=b"inference")
+
+        with mock.patch.object(class_files.fresh, "make", make):
+            folder = class_files.make(ported, 3, self.directory)
+            self.assertEqual(class_files.make(ported, 3, self.directory), folder)
+            self.assertEqual(made, [3])
+            self.assertEqual((folder / "model.tflite").read_bytes(), b"model")
+            self.assertEqual((folder / "inference.tflite").read_bytes(), b"inference")
+            class_files.make(ported, 2, self.directory)
+            self.assertEqual(made, [3, 2])
+            with mock.patch.object(class_files, "code_digest", lambda: "other"):
+                class_files.make(ported, 3, self.directory)
+        self.assertEqual(made, [3, 2, 3])
+
+    def test_digest_changes_with_the_code(self):
+        for folder in ("signatures/gradients", "ondevice/rebuild", "checkpoints"):
+            (self.directory / folder).mkdir(parents=True)
+        path = self.directory / "signatures/gradients/rule.py"
+        path.write_text("a = 1\n")
+        first = class_files.code_digest(self.directory)
+        self.assertEqual(class_files.code_digest(self.directory), first)
+        path.write_text("a = 2\n")
+        second = class_files.code_digest(self.directory)
+        path.rename(path.with_name("rules.py"))
+        self.assertLen({first, second, class_files.code_digest(self.directory)}, 3)
+
+    def test_the_projects_code_is_found(self):
+        nothing = class_files.code_digest(self.directory)
+        self.assertNotEqual(class_files.code_digest(), nothing)
+
+    def test_recipe_is_that_of_a_build_without_flags(self):
+        recipe = class_files.recipe(tiny_detector.ported(), 2)
+        config = build.BuildConfig()
+        self.assertEqual(
+            (recipe.trainable, recipe.settings.name, recipe.batch_size, recipe.ops),
+            (config.trainable, config.optimizer, config.batch_size, config.ops),
+        )
+        self.assertEqual(recipe.settings.clip_norm, 1)
+        self.assertLen(set(recipe.classes), 2)
+
+
+if __name__ == "__main__":
+    absltest.main()
