@@ -185,6 +185,16 @@ def required_path(flag: flags.FlagHolder) -> pathlib.Path:
     return pathlib.Path(existing(flag.value, f"--{flag.name}"))
 
 
+def existing_paths(flag: flags.FlagHolder) -> tuple[pathlib.Path, ...]:
+    """Returns the paths that a repeated flag gives, which must exist.
+
+    Raises:
+      UsageError: If one of them does not.
+    """
+    given = flag.value or ()
+    return tuple(pathlib.Path(existing(path, f"--{flag.name}")) for path in given)
+
+
 def optional_path(flag: flags.FlagHolder) -> pathlib.Path | None:
     """As `required_path`, but None where the flag was not given."""
     return None if flag.value is None else required_path(flag)

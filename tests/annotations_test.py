@@ -45,6 +45,12 @@ class TestPairs:
         (sample,), faults = pairs(tmp_path, text, classes)
         assert faults == [] and sample.labels[0].class_index == expected
 
+    @pytest.mark.parametrize("label", ["fist", 99, None, []])
+    def test_label_does_not_matter_where_classes_are_ignored(self, tmp_path, label):
+        text = json.dumps([{**HAND, "label": label}])
+        (sample,), faults = pairs(tmp_path, text, None)
+        assert faults == [] and sample.labels[0].class_index == 0
+
     def test_no_hands_is_background(self, tmp_path):
         (sample,), faults = pairs(tmp_path, "[]")
         assert sample.labels == () and faults == []

@@ -105,6 +105,34 @@ class TestTaken:
         assert len(found[0].labels) == 1
 
 
+class TestClassesIgnored:
+    def test_hands_of_every_category_are_of_the_first_class(self, tmp_path, log):
+        found, faults = read(tmp_path, adding(category_id=8, image_id=3), None)
+        assert faults == []
+        assert [s.path.name for s in found] == ["p.jpg", "q.jpg", "r.jpg"]
+        kinds = [[label.class_index for label in s.labels] for s in found]
+        assert kinds == [[0], [], [0]]
+        # The dog without keypoints is one of a category with hands.
+        assert [len(s.unlabelled) for s in found] == [0, 0, 1]
+        assert "count as palms: ['fist', 'dog']" in log[0]
+
+    def test_categories_without_hands_do_not_count(self, tmp_path, log):
+        found, faults = read(tmp_path, classes=None)
+        assert faults == [] and [s.path.name for s in found] == ["p.jpg", "q.jpg"]
+        assert found[0].labels[0].class_index == 0
+        assert "count as palms: ['fist']" in log[0]
+
+    def test_odd_categories_do_no_harm(self, tmp_path):
+        _, (fault,) = read(tmp_path, adding(category_id=[]), None)
+        assert "`category_id` must be one of" in fault
+
+    def test_no_hands_at_all(self, tmp_path):
+        change = changing(("annotations", 0, "keypoints"), [1, 2, 2] * 17)
+        _, (fault,) = read(tmp_path, change, None)
+        assert "c.json: must have a category with 7 or 21 keypoints" in fault
+        assert "['dog', 'fist']" in fault
+
+
 class TestNotLearntFrom:
     @pytest.mark.parametrize(
         "note",

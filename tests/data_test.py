@@ -135,6 +135,31 @@ class TestClassFolders:
         (found,) = data.load(tmp_path, ["palm"]).samples
         assert found.class_index == 0
 
+    def test_classes_ignored_takes_every_picture(self, tmp_path, log):
+        for name in ("fist/img_1.jpg", "7/img_2.jpg", "img_3.jpg"):
+            picture(tmp_path / name)
+        (tmp_path / "empty").mkdir()
+        found = data.load(tmp_path, None)
+        assert found.classes == ("palm",)
+        assert [(s.path.name, s.class_index) for s in found.samples] == [
+            ("img_1.jpg", 0), ("img_2.jpg", 0), ("img_3.jpg", 0)
+        ]  # fmt: skip
+        (line,) = log
+        assert "1 there, 2 in folders: 7, fist." in line
+
+    def test_classes_ignored_one_picture_in_two_folders_is_no_fault(self, tmp_path):
+        picture(tmp_path / "a" / "1.jpg")
+        (tmp_path / "b").mkdir()
+        shutil.copy(tmp_path / "a" / "1.jpg", tmp_path / "b" / "2.jpg")
+        assert len(data.load(tmp_path, None)) == 2
+        with pytest.raises(samples.DataError, match="one picture"):
+            data.load(tmp_path, ["a", "b"])
+
+    def test_classes_ignored_and_nothing_there(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        with pytest.raises(samples.DataError, match=r"images, there .*: \['a'\]"):
+            data.load(tmp_path, None)
+
     def test_a_class_never_names_a_path(self, tmp_path):
         picture(tmp_path / "a" / "1.jpg")
         with pytest.raises(samples.DataError, match="folder named by a class"):
@@ -153,6 +178,8 @@ class TestAnnotated:
         (tmp_path / "annotation" / "7.json").write_text(json.dumps([hand]))
         (found,) = data.load(tmp_path, ["palm"]).samples
         assert found.labels[0].box == (0.1, 0.2, 0.5, 0.6)
+        ignored = data.load(tmp_path, None)
+        assert ignored.samples == (found,) and ignored.classes == ("palm",)
 
     def test_faults_of_labels_and_pictures_come_together(self, tmp_path):
         picture(tmp_path / "image" / "1.jpg")
@@ -186,6 +213,7 @@ class TestAnnotated:
         (found,) = data.load(file if whole else tmp_path, ["palm"]).samples
         assert found.labels[0].box == pytest.approx((0.1, 0.2, 0.3, 0.6))
         assert found.labels[0].keypoints == ((0.1, 0.5),) * 7
+        assert data.load(file if whole else tmp_path, None).samples == (found,)
 
 
 class TestOnPhotographs:

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from PIL import Image
 
-from tests import small_data
+from tests import shared_data, small_data
 
-KEYS = ["images", "class_accuracy", "recall", "ap", "ap50", "mean_iou", "confusion"]
+FIGURES = ["images", "class_accuracy", "recall", "ap", "ap50", "mean_iou", "confusion"]
+KEYS = [*FIGURES, "classes", "models"]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,7 @@ def test_with_and_without_a_checkpoint(tiny_model, data, env, run_dir):
     assert list(fresh) == KEYS
     assert fresh["images"] == sum(map(sum, fresh["confusion"])) == 7
     assert [len(row) for row in fresh["confusion"]] == [3, 3]
+    assert fresh["classes"] == ["a", "b"]
     checkpoint = f"--checkpoint={run_dir / 'latest.safetensors'}"
     trained = small_data.result(
         small_data.run("evaluate", *arguments, checkpoint, env=env)
@@ -47,6 +50,123 @@ def test_with_and_without_a_checkpoint(tiny_model, data, env, run_dir):
         for line in (run_dir / "metrics.jsonl").read_text().splitlines()
     ][-1]["validation"]
     assert held_out["images"] == 1
+
+
+def test_several_side_by_side(tiny_model, data, env, run_dir, tmp_path):
+    model, checkpoint = tiny_model("adam"), run_dir / "latest.safetensors"
+    exported = tmp_path / "model.tflite"
+    small_data.result(
+        small_data.run(
+            "export", f"--model={model}", f"--checkpoint={checkpoint}",
+            f"--output={exported}", "--kind=inference", env=env,
+        )
+    )  # fmt: skip
+    done = small_data.run(
+        "evaluate", f"--model={model}", f"--model={exported}", f"--model={model}",
+        f"--checkpoint={checkpoint}", f"--data={data}",
+        f"--output_dir={tmp_path / 'out'}", env=env,
+    )  # fmt: skip
+    found = small_data.result(done)
+    trained, frozen, fresh = found["models"]
+    assert list(trained) == [
+        "path", "checkpoint", "bytes", *FIGURES, "kept", "milliseconds"
+    ]  # fmt: skip
+    assert [found[key] for key in FIGURES] == [trained[key] for key in FIGURES]
+    assert [each["path"] for each in found["models"]] == [
+        str(model), str(exported), str(model)
+    ]  # fmt: skip
+    assert [each["checkpoint"] for each in found["models"]] == [
+        str(checkpoint), None, None
+    ]  # fmt: skip
+    assert frozen["bytes"] == exported.stat().st_size
+    # The export gives what the checkpoint does, and the fresh file does not.
+    assert frozen["mean_iou"] == pytest.approx(trained["mean_iou"], abs=1e-4)
+    assert abs(fresh["mean_iou"] - trained["mean_iou"]) > 1e-3
+    assert all(each["milliseconds"] > 0 for each in found["models"])
+    (head,) = [line for line in done.stderr.splitlines() if "class accuracy" in line]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("2  ")]
+    assert str(exported) in line and len(line) == len(head)
+    written = {path.name: path for path in (tmp_path / "out").iterdir()}
+    # Two files are of one name.
+    assert sorted(written) == [
+        "confusion-1-model.png", "confusion-2-model.png", "confusion-3-model.png",
+        "evaluation.json",
+    ]  # fmt: skip
+    assert json.loads(written["evaluation.json"].read_text()) == found
+
+
+def test_pictures_of_an_earlier_evaluation_go(tiny_model, data, env, tmp_path):
+    for name in ("confusion-2-model.png", "confusion-notes.png", "confusion.png"):
+        (tmp_path / name).write_text("earlier")
+    done = small_data.run(
+        "evaluate", f"--model={tiny_model('adam')}", f"--data={data}",
+        f"--output_dir={tmp_path}", env=env,
+    )  # fmt: skip
+    small_data.result(done)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "confusion-notes.png", "confusion.png", "evaluation.json"
+    ]  # fmt: skip
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.width > 500
+
+
+def test_without_matplotlib(tiny_model, data, tmp_path):
+    env = small_data.environment(tmp_path / "site", "matplotlib")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "confusion.png").write_text("earlier")
+    done = small_data.run(
+        "evaluate", f"--model={tiny_model('adam')}", f"--data={data}",
+        f"--output_dir={out}", env=env,
+    )  # fmt: skip
+    found = small_data.result(done)
+    assert done.stderr.count("pip install matplotlib") == 1
+    assert [p.name for p in out.iterdir()] == ["evaluation.json"]
+    assert json.loads((out / "evaluation.json").read_text()) == found
+
+
+def test_as_palms(tiny_model, env, tmp_path):
+    # Folders that are no class of the model's.
+    folders = small_data.folders(tmp_path / "data")
+    (folders / "a").rename(folders / "other")
+    arguments = [f"--model={tiny_model('adam')}", f"--data={folders}"]
+    classes = small_data.result(small_data.run("evaluate", *arguments, env=env))
+    assert classes["images"] == 3 and classes["classes"] == ["a", "b"]
+    done = small_data.run("evaluate", *arguments, "--as_palms", env=env)
+    palms = small_data.result(done)
+    assert palms["images"] == 6 and palms["classes"] == ["palm"]
+    assert [len(row) for row in palms["confusion"]] == [2]
+
+
+def test_as_palms_on_photographs_of_no_class(env, tmp_path):
+    vendor = shared_data.shared("models", "palm_detection_128.tflite")
+    for path, digit in shared_data.digits((7, 8, 9), step=40):
+        (tmp_path / str(digit)).mkdir(exist_ok=True)
+        (tmp_path / str(digit) / path.name).symlink_to(path)
+    done = small_data.run(
+        "evaluate", f"--model={vendor}", f"--model={vendor}", f"--data={tmp_path}",
+        "--as_palms", "--frame=0.55", env=env,
+    )  # fmt: skip
+    found = small_data.result(done)
+    assert found["images"] >= 15 and found["classes"] == ["palm"]
+    # palm_128's boxes differ from one share of the frame to the next.
+    assert found["recall"] >= 0.7 and found["class_accuracy"] >= 0.9
+    assert [each["kept"] for each in found["models"]] == [None, 1]
+
+
+def test_models_of_different_classes_are_refused_but_as_palms(
+    tiny_model, data, env, tmp_path
+):
+    vendor = shared_data.shared("models", "palm_detection_128.tflite")
+    model = tiny_model("adam")
+    arguments = [f"--model={vendor}", f"--model={model}", f"--data={data}"]
+    done = small_data.run("evaluate", *arguments, env=env)
+    assert (done.returncode, done.stdout) == (1, "")
+    line = done.stderr.splitlines()[-1]
+    for words in (f"{vendor} with ['palm']", f"{model} with ['a', 'b']", "--as_palms"):
+        assert words in line
+    done = small_data.run("evaluate", *arguments, "--as_palms", env=env)
+    assert [each["images"] for each in small_data.result(done)["models"]] == [7, 7]
 
 
 def test_labels_are_shown(tiny_model, data, env, tmp_path):
@@ -95,6 +215,8 @@ def test_labels_from_another_file(tiny_model, env, tmp_path):
         (("--runtime=onnx",), 2, "runtime must be installed"),
         (("--data=tests",), 1, "folder named by a class"),
         (("--labels_from=nowhere",), 2, "--labels_from must exist"),
+        (("--model=nowhere",), 2, "--model must exist"),
+        (("--output_dir=setup.cfg",), 2, "--output_dir must be a folder"),
     ],
 )
 def test_mistakes(tiny_model, data, env, arguments, status, message):
@@ -113,7 +235,7 @@ def test_checkpoint_of_another_build_and_for_an_inference_file(
     checkpoint = f"--checkpoint={run_dir / 'best.safetensors'}"
     for model, message in (
         (tiny_model("momentum"), "another optimizer"),
-        (tiny_model("adam").with_name("inference.tflite"), "no variables"),
+        (tiny_model("adam").with_name("inference.tflite"), "no trainable file"),
     ):
         done = small_data.run(
             "evaluate", f"--model={model}", f"--data={data}", checkpoint, env=env

@@ -53,7 +53,7 @@ class TestEvaluate:
         each = dataclasses.replace(each, labels=(), unlabelled=unlabelled)
         dataset = samples.Dataset(("a",), (each,))
         detector = fake_detector.detector(fake_detector.WhiteFinder())
-        (judged,) = evaluation.judge(dataset, detector)
+        ((judged,),) = evaluation.judge(dataset, [detector])
         assert len(judged.detections) == found
 
     def test_what_finds_a_labelled_hand_counts_in_a_crowd(self, tmp_path):
@@ -77,6 +77,13 @@ class TestEvaluate:
         # The rectangle is 0.4 of the picture's height.
         assert seen[0] == pytest.approx(0.4 * 192, abs=1)
         assert seen[1] == pytest.approx(0.2 * 192, abs=1)
+
+    def test_detections_of_any_class_count_as_the_first(self, tmp_path):
+        dataset = samples.Dataset(("palm",), (sample(tmp_path, 0, 215, 0),))
+        detector = fake_detector.detector(fake_detector.WhiteFinder(classes=3))
+        ((judged,),) = evaluation.judge(dataset, [detector], any_class=True)
+        assert [d.class_index for d in judged.detections] == [0]
+        assert judged.detections[0].score > 0.9
 
     def test_more_classes_than_the_data_are_refused(self, tmp_path):
         dataset = samples.Dataset(("a",), (sample(tmp_path, 0, 235, 0),))

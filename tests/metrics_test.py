@@ -34,7 +34,7 @@ class TestMeasure:
             ],
             classes=2,
         )
-        assert result.images == result.hands == 4
+        assert result.images == 4 and result.found == (True, True, False, False)
         assert result.class_accuracy == 0.5
         assert result.recall == 0.5
         assert result.mean_iou == pytest.approx((1 + 0.4 / 0.6) / 4)
@@ -59,7 +59,8 @@ class TestMeasure:
     def test_several_hands_in_one_image(self):
         hands = [hand(LEFT, 0), hand(RIGHT, 1)]
         right = metrics.measure([judged(hands, [found(RIGHT, 1)])], 2)
-        assert (right.class_accuracy, right.recall, right.hands) == (1, 0.5, 2)
+        assert (right.class_accuracy, right.recall) == (1, 0.5)
+        assert right.found == (False, True)
         wrong = metrics.measure([judged(hands, [found(RIGHT, 0)])], 2)
         assert (wrong.class_accuracy, wrong.recall) == (0, 0.5)
 
@@ -71,7 +72,7 @@ class TestMeasure:
     def test_an_image_without_hands_counts_for_its_class_where_that_is_known(self):
         pairs = [judged([], [found(LEFT, 1)], 1), judged([], [], 0)]
         result = metrics.measure(pairs, 2)
-        assert (result.images, result.hands, result.class_accuracy) == (2, 0, 0.5)
+        assert (result.images, result.found, result.class_accuracy) == (2, (), 0.5)
         assert result.confusion == ((0, 0, 1), (0, 1, 0))
 
     def test_nothing_gives_zeros(self):
@@ -96,3 +97,28 @@ class TestMeasure:
         pair[side] = [hand(LEFT, 3)] if side == 0 else [found(LEFT, 3)]
         with pytest.raises(ValueError, match=r"Received: \[3\]"):
             metrics.measure([judged(*pair)], 3)
+
+
+class TestKept:
+    def measured(self, *boxes):
+        """Metrics where the hand at the left is found in images with LEFT."""
+        pairs = [judged([hand(LEFT)], [found(box)] if box else []) for box in boxes]
+        return metrics.measure(pairs, 1)
+
+    def test_by_hand(self):
+        first = self.measured(LEFT, LEFT, NEAR_LEFT, RIGHT)
+        # What the first does not find does not count, whoever finds it.
+        other = self.measured(LEFT, None, LEFT, LEFT)
+        assert metrics.kept(first, other) == pytest.approx(2 / 3)
+        assert metrics.kept(other, first) == pytest.approx(2 / 3)
+
+    def test_all_of_its_own(self):
+        each = self.measured(LEFT, None)
+        assert metrics.kept(each, each) == 1
+
+    def test_nothing_to_keep(self):
+        assert metrics.kept(self.measured(RIGHT), self.measured(LEFT)) is None
+
+    def test_other_images_are_refused(self):
+        with pytest.raises(ValueError):
+            metrics.kept(self.measured(LEFT), self.measured(LEFT, LEFT))

@@ -47,7 +47,7 @@ class Metrics:
 
     Attributes:
       images: Images with a class.
-      hands: Labelled hands in them.
+      found: For each labelled hand, in order, whether a detection finds it.
       class_accuracy: In [0, 1]; 0 without images.
       recall: In [0, 1]; 0 without hands.
       mean_iou: In [0, 1]; 0 without hands.
@@ -56,7 +56,7 @@ class Metrics:
     """
 
     images: int
-    hands: int
+    found: tuple[bool, ...]
     class_accuracy: float
     recall: float
     mean_iou: float
@@ -65,7 +65,7 @@ class Metrics:
     def to_dict(self) -> dict[str, Any]:
         """The fields that `evaluate` prints, as JSON takes them."""
         fields = dataclasses.asdict(self)
-        del fields["hands"]
+        del fields["found"]
         return {**fields, "confusion": [list(row) for row in self.confusion]}
 
 
@@ -101,15 +101,30 @@ def measure(
         if right is not None:
             confusion[right, best.class_index if best else classes] += 1
     total = int(confusion.sum())
-    found = [overlap >= min_iou for overlap in overlaps]
+    found = tuple(overlap >= min_iou for overlap in overlaps)
     return Metrics(
         images=total,
-        hands=len(overlaps),
+        found=found,
         class_accuracy=float(np.trace(confusion)) / total if total else 0.0,
         recall=float(np.mean(found)) if found else 0.0,
         mean_iou=float(np.mean(overlaps)) if overlaps else 0.0,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
+
+
+def kept(first: Metrics, other: Metrics) -> float | None:
+    """The share of the hands that one detector finds which another finds, too.
+
+    Args:
+      first: Measured on the same images as `other`.
+      other: Of the detector that may have forgotten.
+
+    Returns:
+      In [0, 1]; None where the first finds no hand.
+    """
+    pairs = zip(first.found, other.found, strict=True)
+    also = [theirs for ours, theirs in pairs if ours]
+    return float(np.mean(also)) if also else None
 
 
 def _overlaps(

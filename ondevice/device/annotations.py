@@ -43,9 +43,14 @@ def find_pairs(
 
 
 def read_pairs(
-    pictures: pathlib.Path, notes: pathlib.Path, classes: Sequence[str]
+    pictures: pathlib.Path, notes: pathlib.Path, classes: Sequence[str] | None
 ) -> tuple[list[samples.Sample], list[str]]:
     """Reads yirueilu-b's annotations.
+
+    Args:
+      pictures: The folder of the pictures.
+      notes: The folder of their annotations.
+      classes: Names by index; None takes every hand as class 0, whatever its label.
 
     Returns:
       The pictures, and what is wrong, with file names.
@@ -159,7 +164,7 @@ def load(path: pathlib.Path) -> tuple[Any, str]:
         return None, f"{path}: must be JSON: {str(error)[:200]}."
 
 
-def _hand(hand: Any, classes: Sequence[str]) -> targets.Label:
+def _hand(hand: Any, classes: Sequence[str] | None) -> targets.Label:
     if not isinstance(hand, dict):
         raise ValueError("must be an object.")
     return targets.Label(
@@ -171,8 +176,10 @@ def _hand(hand: Any, classes: Sequence[str]) -> targets.Label:
     )
 
 
-def _class_index(label: Any, classes: Sequence[str]) -> int:
+def _class_index(label: Any, classes: Sequence[str] | None) -> int:
     """A class name, or else its number from 1 on."""
+    if classes is None:
+        return 0
     text = str(label) if isinstance(label, str | int) else ""
     if text in classes:
         return list(classes).index(text)

@@ -8,7 +8,8 @@ from thumb to pinky, from its base to its tip. From those the palm's are derived
 
 A hand without all of them, and a crowd, cannot be learnt from, nor is what lies there
 background: their boxes become `Sample.unlabelled`. So do hands of other categories,
-told by their keypoints, in the pictures that are used.
+told by their keypoints, in the pictures that are used. Where classes are ignored, every
+category with such hands counts.
 Source: cocodataset.org, format-data; cocoapi, cocoeval.py, for crowds.
 """
 
@@ -67,9 +68,13 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def read(
-    path: pathlib.Path, classes: Sequence[str]
+    path: pathlib.Path, classes: Sequence[str] | None
 ) -> tuple[list[samples.Sample], list[str]]:
     """Reads a COCO file; pictures lie beside it, or in `images` or its own name there.
+
+    Args:
+      path: The file.
+      classes: Names by index; None takes the hands of all categories as class 0.
 
     Returns:
       The pictures that hold a hand of one of the classes, or nothing at all, and what
@@ -85,11 +90,17 @@ def read(
     ):
         return [], [f"{path}: must be a COCO file with the lists {', '.join(_KEYS)}."]
     names = {c["id"]: c.get("name") for c in document["categories"] if _has_id(c)}
-    if not set(map(str, names.values())) & set(classes):
+    kinds = _kinds(document["annotations"], names, classes)
+    if not set(map(str, names.values())) & set(kinds):
+        wanted = f"named by a class, one of {list(kinds)}"
+        if classes is None:
+            wanted = f"with {annotations.KEYPOINTS} or {_HAND} keypoints"
         return [], [
-            f"{path}: must have a category named by a class, one of {list(classes)}. "
+            f"{path}: must have a category {wanted}. "
             f"Received: {sorted(map(str, names.values()))}."
         ]
+    if classes is None:
+        logging.info("%s: hands of all these count as palms: %s.", path, [*kinds])
     entries, faults = _entries(path, document["images"])
     notes: dict[Any, list[tuple[int, Mapping]]] = {key: [] for key in entries}
     counts = _Counts()
@@ -101,7 +112,7 @@ def read(
             counts.strays += 1
     found = []
     for key, (picture, entry) in entries.items():
-        sample, wrong = _sample(picture, entry, notes[key], names, classes, counts)
+        sample, wrong = _sample(picture, entry, notes[key], names, kinds, counts)
         faults += [f"{path}: {fault}" for fault in wrong]
         if sample is not None:
             found.append(sample)
@@ -115,12 +126,32 @@ def read(
     return found, faults
 
 
+def _kinds(
+    notes: Sequence[Mapping], names: Mapping[Any, Any], classes: Sequence[str] | None
+) -> dict[str, int]:
+    """Categories that count, and the class of each."""
+    if classes is not None:
+        return {name: index for index, name in enumerate(classes)}
+    found = {}
+    for note in notes:
+        category = note.get("category_id")
+        known = isinstance(category, int | str) and category in names
+        if known and _has_hand_keypoints(note):
+            found[str(names[category])] = 0
+    return found
+
+
+def _has_hand_keypoints(note: Mapping) -> bool:
+    listed = note.get("keypoints")
+    return isinstance(listed, list) and len(listed) in _NUMBERS
+
+
 def _sample(
     picture: pathlib.Path,
     entry: Mapping,
     notes: Sequence[tuple[int, Mapping]],
     names: Mapping[Any, Any],
-    classes: Sequence[str],
+    kinds: Mapping[str, int],
     counts: _Counts,
 ) -> tuple[samples.Sample | None, list[str]]:
     """A picture with its hands, or None where it shows none of the classes; faults."""
@@ -131,9 +162,8 @@ def _sample(
     for index, note in notes:
         try:
             name = _category(note, names)
-            used |= name in classes
-            kind = list(classes).index(name) if name in classes else None
-            hand = _hand(note, entry, kind, counts)
+            used |= name in kinds
+            hand = _hand(note, entry, kinds.get(name), counts)
         except ValueError as error:
             faults.append(f"annotation {index} ({picture.name}): {error}")
             continue
@@ -238,8 +268,7 @@ def _hand(
       kind: Index of the class; None for another category.
       counts: Are raised.
     """
-    listed = note.get("keypoints")
-    if kind is None and not (isinstance(listed, list) and len(listed) in _NUMBERS):
+    if kind is None and not _has_hand_keypoints(note):
         return None
     width, height = _size(entry)
     box, flat = annotations.together(

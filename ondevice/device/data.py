@@ -2,6 +2,7 @@
 
 A folder holds, in this order of trial: folders named by class, with pictures in them;
 annotations (annotations.py); or, for a detector of one class, pictures, there or in any
+folders. Where classes are ignored it holds annotations, or pictures there and in any
 folders.
 """
 
@@ -19,10 +20,13 @@ from ondevice.device import (
     samples,
 )
 
+# What the hands of all classes are where classes are ignored.
+AS_PALMS = ("palm",)
+
 
 def load(
     path: str | os.PathLike[str],
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     cache: image_cache.ImageCache | None = None,
     progress: samples.Progress = iter,
 ) -> samples.Dataset:
@@ -33,7 +37,8 @@ def load(
 
     Args:
       path: A folder, or a COCO file.
-      classes: Class names by index.
+      classes: Class names by index; None ignores them: every picture and every
+        annotated hand is one of `AS_PALMS`.
       cache: Keeps the decoded pictures for later.
       progress: Wraps the pictures while they are decoded.
 
@@ -48,7 +53,7 @@ def load(
     if not root.exists():
         raise samples.DataError(root, ["It must exist."])
     try:
-        found, faults = _find(root, tuple(classes))
+        found, faults = _find(root, None if classes is None else tuple(classes))
     except OSError as error:
         raise samples.DataError(root, [str(error)]) from error
     if not found and not faults:
@@ -59,17 +64,18 @@ def load(
     faults += _repetitions(root, found)
     if faults:
         raise samples.DataError(root, faults)
-    return samples.Dataset(tuple(classes), tuple(found))
+    names = AS_PALMS if classes is None else tuple(classes)
+    return samples.Dataset(names, tuple(found))
 
 
 def _find(
-    root: pathlib.Path, classes: tuple[str, ...]
+    root: pathlib.Path, classes: tuple[str, ...] | None
 ) -> tuple[list[samples.Sample], list[str]]:
     if root.is_file():
         return coco_annotations.read(root, classes)
     entries = sorted(root.iterdir())
     folders = {entry.name: entry for entry in entries if entry.is_dir()}
-    if any(name in folders for name in classes):
+    if classes is not None and any(name in folders for name in classes):
         return _class_folders(root, classes, folders, entries)
     pairs = annotations.find_pairs(root)
     if pairs is not None:
@@ -77,23 +83,42 @@ def _find(
     coco = coco_annotations.find(root)
     if coco is not None:
         return coco_annotations.read(coco, classes)
-    pictures = _pictures(root)
-    if len(classes) == 1 and pictures:
-        return [samples.Sample(picture, 0) for picture in pictures], []
-    if len(classes) == 1:
-        inside = {name: _pictures(folder) for name, folder in folders.items()}
-        found = [samples.Sample(p, 0) for there in inside.values() for p in there]
+    if classes is None or len(classes) == 1:
+        found = _anywhere(root, classes, folders)
         if found:
-            names = _shortened([name for name, there in inside.items() if there], 12)
-            logging.info(
-                "%s: no folder is named %s; the images of all count as it: %s.",
-                root, classes[0], names,
-            )  # fmt: skip
             return found, []
+    wanted = "images, there or in folders"
+    if classes is not None:
+        wanted = f"a folder named by a class, one of {list(classes)}"
     return [], [
-        f"It must have a folder named by a class, one of {list(classes)}, "
-        f"or annotations. Folders there: {sorted(folders)}."
+        f"It must have {wanted}, or annotations. Folders there: {sorted(folders)}."
     ]
+
+
+def _anywhere(
+    root: pathlib.Path,
+    classes: tuple[str, ...] | None,
+    folders: dict[str, pathlib.Path],
+) -> list[samples.Sample]:
+    """Pictures of one class whatever their folder, or of all."""
+    loose = _pictures(root)
+    inside = {name: _pictures(folder) for name, folder in folders.items()}
+    names = _shortened([name for name, there in inside.items() if there], 12)
+    found = [picture for there in inside.values() for picture in there]
+    if classes is None:
+        logging.info(
+            "%s: all images count as palms: %d there, %d in folders%s.", root,
+            len(loose), len(found), f": {names}" if found else "",
+        )  # fmt: skip
+        found += loose
+    elif loose:
+        found = loose
+    elif found:
+        logging.info(
+            "%s: no folder is named %s; the images of all count as it: %s.",
+            root, classes[0], names,
+        )  # fmt: skip
+    return [samples.Sample(picture, 0) for picture in found]
 
 
 def _repetitions(root: pathlib.Path, found: Sequence[samples.Sample]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,27 +35,41 @@ def evaluate(
       ImageError: If a picture cannot be decoded.
       ValueError: If the detector gives more classes than the data set has.
     """
-    pictures = judge(dataset, detector, share, cache, progress)
-    return metrics.measure(pictures, len(dataset.classes)).to_dict()
+    pictures = judge(dataset, [detector], share, cache, progress)
+    judged = (of_detector for (of_detector,) in pictures)
+    return metrics.measure(judged, len(dataset.classes)).to_dict()
 
 
 def judge(
     dataset: samples.Dataset,
-    detector: detectors.Detector,
+    several: Sequence[detectors.Detector],
     share: float = 1.0,
     cache: image_cache.ImageCache | None = None,
     progress: samples.Progress = iter,
     min_score: float = metrics.MIN_SCORE,
-) -> Iterator[metrics.Judged]:
+    any_class: bool = False,
+) -> Iterator[tuple[metrics.Judged, ...]]:
     """Labels and detections of every picture, in its units and the order of the set.
 
-    Args and Raises are those of `evaluate`; a lower `min_score` serves AP.
+    Other args and Raises are those of `evaluate`.
+
+    Args:
+      several: Detectors; they take turns at each picture.
+      min_score: Lowest score of a detection; a lower one serves AP.
+      any_class: Whether a detection counts by its best class, as class 0.
+
+    Yields:
+      What each of the detectors found in a picture.
     """
     cache = cache or image_cache.ImageCache(0)
     for sample in progress(dataset.samples):
-        found = detector.detect(cache.read(sample.path), share, min_score)
-        counted = tuple(d for d in found if not _undecided(d, sample))
-        yield metrics.Judged(sample.labels or (), counted, sample.class_index)
+        pixels, labels = cache.read(sample.path), sample.labels or ()
+        judged = []
+        for detector in several:
+            found = detector.detect(pixels, share, min_score, any_class)
+            counted = tuple(d for d in found if not _undecided(d, sample))
+            judged.append(metrics.Judged(labels, counted, sample.class_index))
+        yield tuple(judged)
 
 
 def _undecided(detection: decoding.Detection, sample: samples.Sample) -> bool:

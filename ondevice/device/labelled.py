@@ -21,7 +21,7 @@ _NAMED = 3
 
 def load(
     paths: Sequence[str | os.PathLike[str]],
-    classes: tuple[str, ...],
+    classes: tuple[str, ...] | None,
     labeller: Labeller,
     cache: image_cache.ImageCache,
     directory: pathlib.Path | None = None,
@@ -32,7 +32,7 @@ def load(
 
     Args:
       paths: Each as `data.load` takes it.
-      classes: Names by index.
+      classes: Names by index; None ignores them, as `data.load` does.
       labeller: Opens the detector that draws the labels.
       cache: Keeps the decoded pictures.
       directory: Where drawn labels are kept.

@@ -50,6 +50,17 @@ def thread_count(threads: int | None) -> int:
     return max(1, min(_MOST_THREADS, available))
 
 
+def is_trainable(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has variables, and so can take a checkpoint up.
+
+    Raises:
+      ValueError: If it is damaged.
+      OSError: If it cannot be read.
+    """
+    manifest = manifests.of_file(tflite_file.read(path))
+    return manifest is not None and bool(manifest.variables)
+
+
 def of_session(opened: session.Session, digest: str = "") -> detectors.Detector:
     """The detector that a session runs, with the weights it has at each call.
 

@@ -48,12 +48,7 @@ class Plot:
         self._running: concurrent.futures.Future | None = None
         self._undrawn: Sequence[Mapping[str, Any]] = ()
         self._due = 0.0  # By time.monotonic().
-        self._works = importlib.util.find_spec("matplotlib") is not None
-        if not self._works:
-            logging.info(
-                "%s is not drawn: pip install matplotlib, or the extra `report`.",
-                path.name,
-            )
+        self._works = can_draw(path.name)
 
     def offer(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Has the lines drawn if the last drawing has ended, and long enough ago.
@@ -89,6 +84,20 @@ class Plot:
         finally:
             cost = time.thread_time() - started
             self._due = time.monotonic() + _REST * cost
+
+
+def can_draw(name: str) -> bool:
+    """Whether matplotlib is installed; if not, a line in the log says so.
+
+    Args:
+      name: Of what is not drawn then.
+    """
+    found = importlib.util.find_spec("matplotlib") is not None
+    if not found:
+        logging.info(
+            "%s is not drawn: pip install matplotlib, or the extra `report`.", name
+        )
+    return found
 
 
 def draw(lines: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
