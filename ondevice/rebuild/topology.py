@@ -174,9 +174,8 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
         parts = []
         read = [grids[head.source] for head in spec.heads]
         if group == CLASS_HEAD:
-            lateral = spec.decoders[spec.heads[0].source].lateral
-            encoder = (laterals[lateral - 1], laterals[lateral])
-            read = _class_branch(net, spec, encoder, read)
+            tap = laterals[spec.decoders[spec.heads[0].source].lateral - 1]
+            read = _class_branch(net, spec, tap, read)
         for head, x in zip(spec.heads, read):
             name = f"{prefix}_{head.stride}"
             y = net.conv(x, head.anchors * width, group, name=name)
@@ -189,15 +188,12 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
 
 
 def _class_branch(
-    net: _Drawing,
-    spec: specs.DetectorSpec,
-    encoder: tuple[Layer, Layer],
-    grids: list[Layer],
+    net: _Drawing, spec: specs.DetectorSpec, tap: Layer, grids: list[Layer]
 ) -> list[Layer]:
     """What tells classes apart: residual blocks beside the network.
 
     The decoders' grids tell where a palm is, and blur the fingers; the encoder still
-    has them. So the branch begins at two of its stages, and takes the coarsest of the
+    has them. So the branch begins at one of its stages, and takes the coarsest of the
     decoders' grids in where it has become as coarse. A hand covers many cells of that
     grid: it is fine enough for a class, and costs the least. Finer heads read it
     enlarged.
@@ -205,36 +201,33 @@ def _class_branch(
     Args:
       net: Takes the layers up.
       spec: The detector.
-      encoder: Outputs of two stages, the finer one first.
+      tap: Output of a stage of the encoder, twice as fine as the finest grid.
       grids: What the other heads read, finest first.
 
     Returns:
       What the class heads read, in the order of the grids.
     """
-    channels = spec.class_channels
+    channels, kernel = spec.class_channels, spec.kernel
 
-    def joined(fine: Layer, fine_name: str, coarse: Layer, name: str) -> Layer:
-        """Reads both, each through a 1x1 convolution, at the pace of the coarse one."""
-        while fine.shape[0] > coarse.shape[0]:
-            side = fine.shape[0] // 2
-            fine = net.add(
-                "depthwise", (fine,), (side, side, fine.shape[2]), CLASS_HEAD,
-                kernel=spec.kernel, stride=2,
-            )  # fmt: skip
-        y = net.conv(fine, channels, CLASS_HEAD, name=fine_name)
-        z = net.conv(coarse, channels, CLASS_HEAD, name=name)
-        return net.prelu(net.add("add", (y, z), y.shape, CLASS_HEAD), CLASS_HEAD)
+    def halved(x: Layer, name: str) -> Layer:
+        side = x.shape[0] // 2
+        x = net.add(
+            "depthwise", (x,), (side, side, x.shape[2]), CLASS_HEAD,
+            kernel=kernel, stride=2,
+        )  # fmt: skip
+        return net.conv(x, channels, CLASS_HEAD, name=name)
 
-    x = joined(encoder[0], "class_finest", encoder[1], "class_fine")
-    x = net.block(x, channels, 1, spec.kernel, CLASS_HEAD)
-    x = joined(x, "class_coarse", grids[-1], "class_grid")
+    x = net.prelu(halved(tap, "class_fine"), CLASS_HEAD)
+    x = net.block(x, channels, 1, kernel, CLASS_HEAD)
+    seen = net.conv(grids[-1], channels, CLASS_HEAD, name="class_grid")
+    x = net.add("add", (halved(x, "class_coarse"), seen), seen.shape, CLASS_HEAD)
+    x = net.prelu(x, CLASS_HEAD)
     for _ in range(spec.class_blocks):
-        x = net.block(x, channels, 1, spec.kernel, CLASS_HEAD)
+        x = net.block(x, channels, 1, kernel, CLASS_HEAD)
     found = [x]
     for grid in grids[-2::-1]:
-        while x.shape[0] < grid.shape[0]:
-            side = 2 * x.shape[0]
-            x = net.add("upsample", (x,), (side, side, channels), CLASS_HEAD)
+        side = grid.shape[0]
+        x = net.add("upsample", (x,), (side, side, channels), CLASS_HEAD)
         found.insert(0, x)
     return found
 
