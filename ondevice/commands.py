@@ -250,6 +250,18 @@ def frame_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def frame_share(text: str) -> float:
+    """Reads --frame where it is one share, as `0.55`.
+
+    Raises:
+      UsageError: If it is not in (0, 1], or is a range.
+    """
+    low, high = frame_range(text)
+    if low != high:
+        raise UsageError(f"--frame must be one share in (0, 1]. Received: {text!r}.")
+    return low
+
+
 def progress(items: Iterable[Any], description: str, total: int | None = None) -> Any:
     """Wraps an iterable in a progress bar on stderr; none where that is no terminal.
 

@@ -22,6 +22,8 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
+from ondevice import precision as precisions
+from ondevice import quantise
 
 # Alignment of constants, as `force_align: 16` of the schema's Buffer.data asks for; the
 # Python packer does not look at it.
@@ -31,11 +33,6 @@ _OPERATOR_SETS = {
     "builtin": (tf.lite.OpsSet.TFLITE_BUILTINS,),
     "select": (tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS),
 }
-
-# How an inference file stores its weights -> the converter's supported types. Under
-# Optimize.DEFAULT float16 is its float16 quantisation, and no type its dynamic range
-# quantisation: weights in int8, activations and what is small in float32.
-_QUANTISED = {"float16": (tf.float16,), "int8": ()}
 
 
 class ConversionError(ValueError):
@@ -86,22 +83,23 @@ def inference(
     image_shape: tuple[int | None, ...],
     weights: Mapping[str, np.ndarray],
     names: Sequence[str],
-    dtype: str = "float32",
+    precision: precisions.Precision = precisions.FLOAT32,
 ) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
     """Converts a pure function of weights and one image into a frozen file.
 
-    In float32 the weights' places in the file are found by converting with weights that
-    no two share, so that each constant tells which variable it is and how its axes lie.
+    With float32 weights their places in the file are found by converting with weights
+    that no two share, so that each constant tells which variable it is and how its axes
+    lie.
 
     Args:
       function: From (weights by name, image) to a tuple of outputs.
       image_shape: Of the image, batch included; None is a side that may change.
-      weights: Name -> float32 array; in float32 the shapes count alone.
+      weights: Name -> float32 array; where they stay so the shapes count alone.
       names: The name of the input, then one for each output.
-      dtype: A key of `_QUANTISED`, or float32.
+      precision: Of weights and activations.
 
     Returns:
-      In float32 the .tflite with probe weights, and where each weight lies in it;
+      In float32 the .tflite with probe weights, and where each lies in it;
       otherwise the .tflite with the weights, and nothing.
 
     Raises:
@@ -109,7 +107,8 @@ def inference(
     """
     random = np.random.default_rng(0)
     stored = weights
-    if dtype not in _QUANTISED:
+    patchable = precision.weights == "float32"
+    if patchable:
         stored = {
             name: random.standard_normal(value.shape, np.float32)
             for name, value in weights.items()
@@ -126,17 +125,13 @@ def inference(
         autograph=False,
     ).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
-    if dtype in _QUANTISED:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_types = list(_QUANTISED[dtype])
     with _quietly():
-        converted = _convert(converter, "builtin")
-    model = schema.ModelT.InitFromPackedBuf(converted, 0)
+        model = schema.ModelT.InitFromPackedBuf(_converted(converter, precision), 0)
     _name_outputs(model, names)
+    if precision.weights == "int8" and precision.activations != "dynamic":
+        quantise.store_weights(model)
     data = _pack(model)
-    if dtype in _QUANTISED:
-        return data, ()
-    return data, _find_constants(tflite_file.parse(data), stored)
+    return data, _find_constants(tflite_file.parse(data), stored) if patchable else ()
 
 
 def embed(data: bytes, manifest: manifests.Manifest) -> bytes:
@@ -189,10 +184,34 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _convert(converter: tf.lite.TFLiteConverter, ops: str) -> bytes:
+def _converted(
+    converter: tf.lite.TFLiteConverter, precision: precisions.Precision
+) -> bytes:
+    """Converts a frozen graph; int8 weights beside float32 activations come later."""
+    # Under Optimize.DEFAULT float16 is the converter's float16 quantisation, and no
+    # type its dynamic range quantisation.
+    if precision.weights == "float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    elif precision.activations != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision.activations != "int8":
+        return _convert(converter, "builtin")
+    return _convert(
+        converter,
+        "builtin",
+        lambda: quantise.integer_only(converter, precision.images),
+    )
+
+
+def _convert(
+    converter: tf.lite.TFLiteConverter,
+    ops: str,
+    convert: Callable[[], bytes] | None = None,
+) -> bytes:
     converter.target_spec.supported_ops = list(_OPERATOR_SETS[ops])
     try:
-        return converter.convert()
+        return (convert or converter.convert)()
     except Exception as error:  # the converter raises classes of its own, unexported
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ConversionError(

@@ -72,7 +72,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     """
     from ondevice.device import images, opening
 
-    paths = find(config.images)
+    paths = images.find(config.images)
     if not paths:
         raise commands.UserError(
             "There must be an image. Received: "
@@ -113,28 +113,6 @@ def detect(config: DetectConfig) -> dict[str, Any]:
                 }
             )
     return {"images": found, "failed": failed}
-
-
-def find(given: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """Images and the images in folders and theirs, each once, in order.
-
-    What is named itself is taken whatever its suffix; in folders, only images are.
-    """
-    from ondevice.device import images
-
-    found: dict[pathlib.Path, None] = {}
-    for path in given:
-        inside = [path]
-        if path.is_dir():
-            inside = [
-                entry
-                for entry in sorted(path.rglob("*"))
-                if entry.suffix.lower() in images.SUFFIXES
-                and not entry.name.startswith(".")
-                and entry.is_file()
-            ]
-        found.update(dict.fromkeys(inside))
-    return list(found)
 
 
 def main(arguments: Sequence[str]) -> commands.Outcome:

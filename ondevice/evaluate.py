@@ -236,11 +236,6 @@ def _write(
 
 def main(arguments: Sequence[str]) -> commands.Outcome:
     commands.no_arguments(arguments)
-    low, high = commands.frame_range(_FRAME.value)
-    if low != high:
-        raise commands.UsageError(
-            f"--frame must be one share in (0, 1]. Received: {_FRAME.value!r}."
-        )
     return commands.Outcome(
         evaluate(
             EvaluateConfig(
@@ -249,7 +244,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
                 checkpoints=commands.existing_paths(_CHECKPOINT),
                 labels_from=commands.optional_path(_LABELS_FROM),
                 as_palms=_AS_PALMS.value,
-                share=low,
+                share=commands.frame_share(_FRAME.value),
                 output_dir=commands.output_path(_OUTPUT_DIR),
                 show_labels=commands.output_path(_SHOW_LABELS),
                 runtime=_RUNTIME.value,

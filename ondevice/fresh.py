@@ -16,6 +16,7 @@ import numpy as np
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
 from ondevice import convert
+from ondevice import precision as precisions
 from ondevice.detection import anchors
 from ondevice.rebuild import network, specs, topology
 from signatures import contract, losses, optimizers, scores, select, stateless
@@ -206,7 +207,7 @@ def make_inference(
     recipe: Recipe,
     manifest: manifests.Manifest,
     weights: Mapping[str, np.ndarray],
-    dtype: str = "float32",
+    precision: precisions.Precision = precisions.FLOAT32,
 ) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
     """Converts the frozen file, with the vendor's input and outputs.
 
@@ -214,7 +215,7 @@ def make_inference(
       recipe: What to make.
       manifest: Of the trainable file.
       weights: Every weight of the network.
-      dtype: Of the stored weights: `float32`, `float16` or `int8`.
+      precision: Of weights and activations.
 
     Returns:
       The file, its manifest embedded, and where each weight lies in it: nowhere unless
@@ -230,7 +231,7 @@ def make_inference(
         (1, spec.input_size, spec.input_size, 3),
         weights,
         (spec.input_name, *spec.outputs),
-        dtype,
+        precision,
     )
     described = dataclasses.replace(
         manifest,

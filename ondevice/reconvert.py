@@ -14,6 +14,7 @@ import tensorflow as tf
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file, weights
 from ondevice import fresh
+from ondevice import precision as precisions
 from ondevice.rebuild import topology
 
 # Gives the inference file that holds frozen weights, and its manifest.
@@ -29,7 +30,7 @@ def reconvert(
     state: Mapping[str, np.ndarray],
     template: Template,
     kind: str,
-    dtype: str = "float32",
+    precision: precisions.Precision = precisions.FLOAT32,
 ) -> bytes:
     """Converts a model anew.
 
@@ -38,7 +39,7 @@ def reconvert(
       state: Every variable of it.
       template: Called only where a weight of the network is not among the variables.
       kind: `trainable` or `inference`.
-      dtype: Of an inference file's weights.
+      precision: Of an inference file's weights and activations.
 
     Returns:
       The file, its manifest embedded; the fingerprint is the old one.
@@ -57,7 +58,7 @@ def reconvert(
         values |= weights.of_inference(*template(), frozen)
     ordered = {name: np.ascontiguousarray(values[name]) for name in shapes}
     if kind == "inference":
-        return fresh.make_inference(recipe, manifest, ordered, dtype)[0]
+        return fresh.make_inference(recipe, manifest, ordered, precision)[0]
     data, made = fresh.make_trainable(recipe, ordered, state)
     if made.fingerprint != manifest.fingerprint:
         raise ReconversionError(

@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
 from ondevice import convert
+from ondevice import precision as precisions
 from ondevice.device import session
 from tests import tiny_builds
 
@@ -114,8 +115,8 @@ class TrainableTest(parameterized.TestCase):
 
 
 class InferenceTest(parameterized.TestCase):
-    def inference(self, function=product, dtype="float32"):
-        return convert.inference(function, (1, 3), WEIGHTS, ("in", "out"), dtype)
+    def inference(self, function=product, precision=precisions.FLOAT32):
+        return convert.inference(function, (1, 3), WEIGHTS, ("in", "out"), precision)
 
     def test_each_weight_is_found_and_turned(self):
         data, constants = self.inference()
@@ -165,9 +166,12 @@ class InferenceTest(parameterized.TestCase):
         ):
             self.inference(short)
 
-    @parameterized.parameters(("float16", "FLOAT16"), ("int8", "INT8"))
-    def test_quantised(self, dtype, stored):
-        data, constants = self.inference(dtype=dtype)
+    @parameterized.parameters(
+        (precisions.Precision("float16"), "FLOAT16"),
+        (precisions.Precision("int8", "dynamic"), "INT8"),
+    )
+    def test_quantised(self, precision, stored):
+        data, constants = self.inference(precision=precision)
         self.assertEqual(constants, ())
         file = tflite_file.parse(data)
         (graph,) = file.subgraphs

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ondevice import detect
 from tests import shared_data, small_data
 
 
@@ -126,11 +125,3 @@ def test_mistakes_write_nothing(command, tmp_path, arguments, status, message):
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert message in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
-
-
-def test_find_takes_named_files_whatever_their_suffix(tmp_path):
-    (tmp_path / "folder").mkdir()
-    for name in ("folder/b.PNG", "folder/a.jpeg", "folder/c.txt", "odd"):
-        (tmp_path / name).write_bytes(b"")
-    found = detect.find([tmp_path / "odd", tmp_path / "folder", tmp_path / "odd"])
-    assert [path.name for path in found] == ["odd", "a.jpeg", "b.PNG"]

@@ -14,12 +14,13 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, store, tflite_file, weights
-from ondevice import commands, export, fresh
-from ondevice.device import runtimes, session
+from ondevice import commands, exporting, fresh
+from ondevice.device import exports, fidelity, runtimes, samples, session
 from ondevice.rebuild import topology
-from tests import tiny_builds, tiny_detector
+from tests import small_data, tiny_builds, tiny_detector
 
 RATE = 1e-2
+SMALL = {"kind": "inference", "method": "reconvert", "dtype": "int8"}
 
 
 def constant_ranges(data: bytes) -> dict[str, slice]:
@@ -98,17 +99,17 @@ class ExportTestCase(parameterized.TestCase):
         )
         return path
 
-    def config(self, **changes) -> export.ExportConfig:
+    def config(self, **changes) -> exporting.ExportConfig:
         chosen = {
             "model": str(self.model),
             "output": str(self.output),
             "checkpoint": str(self.checkpoint),
         }
-        return export.ExportConfig(**{**chosen, **changes})
+        return exporting.ExportConfig(**{**chosen, **changes})
 
     def export(self, **changes) -> dict:
         with tiny_detector.known():
-            return export.export(self.config(**changes))
+            return exporting.export(self.config(**changes))
 
     def assert_nothing_written(self):
         self.assertEqual(sorted(os.listdir(self.directory)), self.before)
@@ -125,8 +126,12 @@ class TrainableTest(ExportTestCase):
         result = self.export()
         self.assertEqual(
             list(result),
-            ["output", "kind", "method", "dtype", "bytes", "seconds", "max_difference"],
-        )
+            [
+                "output", "kind", "method", "dtype", "bytes", "seconds",
+                "max_difference", "accuracy",
+            ],
+        )  # fmt: skip
+        self.assertIsNone(result["accuracy"])
         self.assertEqual(result["max_difference"], 0.0)
         self.assertEqual(result["bytes"], self.output.stat().st_size)
         with session.Session(self.model) as opened:
@@ -277,12 +282,106 @@ class InferenceTest(ExportTestCase):
         ends = [file.subgraphs[0].tensors[i] for i in file.subgraphs[0].outputs]
         self.assertEqual([t.name for t in ends], list(tiny_detector.SPEC.outputs))
         self.assertEqual({t.dtype for t in ends}, {"FLOAT32"})
-        with self.assertRaisesRegex(export.ExportError, "are quantised"):
+        with self.assertRaisesRegex(exports.ExportError, "are quantised"):
             self.export(
                 kind="inference",
                 template=str(self.output),
                 output=str(self.directory / "x"),
             )
+
+
+class LossTest(ExportTestCase):
+    def setUp(self):
+        super().setUp()
+        root = pathlib.Path(self.create_tempdir().full_path)
+        self.data = small_data.annotated(root / "hands", 4)
+        for path in (self.data / "annotation").iterdir():
+            text = path.read_text()
+            text = text.replace('"a"', '"fist"').replace('"b"', '"open"')
+            path.write_text(text)
+
+    def test_accuracy_of_both_files(self):
+        found = self.export(kind="inference", data=str(self.data))["accuracy"]
+        self.assertEqual(found["images"], 4)
+        names = {"class_accuracy", "recall", "mean_iou"}
+        self.assertEqual(found["float32"].keys(), names)
+        # Patched, so the same but for rounding; and not nothing.
+        self.assertEqual(found["exported"].keys(), names)
+        for name, value in found["float32"].items():
+            self.assertAlmostEqual(found["exported"][name], value, places=4)
+        self.assertGreater(found["float32"]["mean_iou"], 0)
+
+    def test_the_model_that_is_measured_holds_the_checkpoint(self):
+        seen = []
+
+        def measured(first, second, *rest):
+            del rest
+            image = np.full((1, 32, 32, 3), 0.5, np.float32)
+            seen.append((first.infer(image), second.infer(image)))
+            return fidelity.Fidelity({}, {})
+
+        with mock.patch.object(fidelity, "measured", measured):
+            self.export(kind="inference", data=str(self.data))
+        ((first, second),) = seen
+        for one, two in zip(first, second):
+            np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(one).max())
+
+    @parameterized.parameters((0.0099, True), (0.01, True), (0.0101, False))
+    def test_refused_above_the_bound_unless_forced(self, loss, passes):
+        figures = {"images": 4, "float32": {"recall": 1.0}, "exported": {"recall": 0.9}}
+        found = fidelity.Fidelity(figures, {"recall": loss, "class_accuracy": -0.5})
+        with mock.patch.object(fidelity, "measured", return_value=found):
+            if passes:
+                self.assertEqual(
+                    self.export(data=str(self.data))["accuracy"], figures
+                )
+                return
+            with self.assertRaisesRegex(
+                exports.ExportError,
+                r"max_loss=0.01 of recall. .*float32: recall 1.0000; "
+                r"exported: recall 0.9000; nothing was written. --force",
+            ):
+                self.export(data=str(self.data))
+            self.assert_nothing_written()
+            self.export(data=str(self.data), max_loss=0.02)
+            os.unlink(self.output)
+            with self.assertLogs(level="WARNING") as logs:
+                result = self.export(data=str(self.data), force=True)
+        self.assertIn("--force", "".join(logs.output))
+        self.assertEqual(result["accuracy"], figures)
+        self.assertTrue(self.output.exists())
+
+    def test_calibration_without_labels(self):
+        calibration = str(self.data / "image")
+        result = self.export(**SMALL, calibration=calibration, force=True)
+        found = result["accuracy"]
+        self.assertEqual(list(found), ["images", "detections", "agreement"])
+        self.assertEqual(found["images"], 4)
+        self.assertBetween(found["agreement"], 0, 1)
+        dtypes = {t.dtype for t in tflite_file.read(self.output).subgraphs[0].tensors}
+        self.assertContainsSubset({"INT8", "INT32", "FLOAT32"}, dtypes)
+        os.unlink(self.output)
+        lost = fidelity.Fidelity({"agreement": 0.5}, {"agreement": 0.5})
+        with mock.patch.object(fidelity, "agreement", return_value=lost):
+            with self.assertRaisesRegex(exports.ExportError, "agreement: 0.5000"):
+                self.export(**SMALL, calibration=calibration)
+        self.assert_nothing_written()
+
+    def test_without_pictures_it_is_told_that_nothing_was_measured(self):
+        with self.assertLogs(level="WARNING") as logs:
+            result = self.export(**SMALL)
+        self.assertIn("--data=DIR", "".join(logs.output))
+        self.assertIsNone(result["accuracy"])
+        self.assertLess(result["bytes"], len(self.files.inference))
+
+    def test_pictures_that_do_not_do_change_nothing(self):
+        for changes in (
+            {"data": str(self.directory)},
+            {**SMALL, "calibration": str(self.directory)},
+        ):
+            with self.assertRaisesRegex(samples.DataError, "cannot be used as data"):
+                self.export(**changes)
+        self.assert_nothing_written()
 
 
 class MistakesTest(ExportTestCase):
@@ -310,6 +409,15 @@ class MistakesTest(ExportTestCase):
         ("model", {"model": "absent.tflite"}, "--model must exist"),
         ("checkpoint", {"checkpoint": "absent"}, "--checkpoint must exist"),
         ("template", {"template": "absent"}, "--template must exist"),
+        ("data", {"data": "absent"}, "--data must exist"),
+        ("calibration", {"calibration": "absent", **SMALL}, "--calibration must exist"),
+        ("calibration_alone", {"calibration": "tests"}, "with --dtype=int8"),
+        (
+            "dynamic",
+            {"calibration": "tests", "activations": "dynamic", **SMALL},
+            "with --activations=int8",
+        ),
+        ("integers", {"activations": "int8", **SMALL}, "--calibration=FOLDER"),
     )
     def test_paths(self, changes, message):
         with self.assertRaisesRegex(commands.UsageError, message):
@@ -327,14 +435,15 @@ class MistakesTest(ExportTestCase):
         self.template.unlink()
         self.before.remove("inference.tflite")
         for method in ("patch", "reconvert"):
-            with self.assertRaisesRegex(commands.UsageError, "--template=FILE"):
+            with self.assertRaisesRegex(exports.TemplateMissing, "--template=FILE"):
                 self.export(kind="inference", method=method)
+        self.assertEqual(exports.TemplateMissing.exit_status, commands.USAGE)
         self.assert_nothing_written()
 
     def test_template_of_another_build(self):
         other = self.write("other.tflite", tiny_builds.whole().inference)
         self.before.append("other.tflite")
-        with self.assertRaisesRegex(export.ExportError, "another build's"):
+        with self.assertRaisesRegex(exports.ExportError, "another build's"):
             self.export(kind="inference", template=str(other))
         self.before.sort()
         self.assert_nothing_written()
@@ -355,12 +464,12 @@ class MistakesTest(ExportTestCase):
         self.assert_nothing_written()
 
     def test_kinds_that_are_swapped(self):
-        with self.assertRaisesRegex(export.ExportError, "of the kind trainable"):
+        with self.assertRaisesRegex(exports.ExportError, "of the kind trainable"):
             self.export(model=str(self.template))
-        with self.assertRaisesRegex(export.ExportError, "of the kind inference"):
+        with self.assertRaisesRegex(exports.ExportError, "of the kind inference"):
             self.export(kind="inference", template=str(self.model))
         vendor = self.write("vendor.tflite", tiny_detector.vendor_file())
-        with self.assertRaisesRegex(export.ExportError, "without a manifest"):
+        with self.assertRaisesRegex(exports.ExportError, "without a manifest"):
             self.export(model=str(vendor))
 
     def test_manifest_that_swaps_two_variables(self):
@@ -373,7 +482,7 @@ class MistakesTest(ExportTestCase):
         honest = patch.patch_trainable(file, described, self.state)
         swapped = patch.patch(honest, values)
         with mock.patch.object(patch, "patch_trainable", return_value=swapped):
-            with self.assertRaisesRegex(export.ExportError, f"{one}.*nothing was wri"):
+            with self.assertRaisesRegex(exports.ExportError, f"{one}.*nothing was wri"):
                 self.export()
         self.assert_nothing_written()
 
@@ -385,10 +494,10 @@ class MistakesTest(ExportTestCase):
         file = tflite_file.parse(self.files.inference)
         wrong = patch.patch_inference(file, manifests.of_file(file), weight)
         with mock.patch.object(patch, "patch_inference", return_value=wrong):
-            with self.assertRaisesRegex(export.ExportError, "nothing was written"):
+            with self.assertRaisesRegex(exports.ExportError, "nothing was written"):
                 self.export(kind="inference")
-        with mock.patch.object(export, "_difference", return_value=math.nan):
-            with self.assertRaisesRegex(export.ExportError, "nan"):
+        with mock.patch.object(fidelity, "difference", return_value=math.nan):
+            with self.assertRaisesRegex(exports.ExportError, "nan"):
                 self.export()
         self.assert_nothing_written()
 
@@ -400,7 +509,7 @@ class MistakesTest(ExportTestCase):
     def test_manifest_of_an_unknown_spec(self):
         # Without `known()` the tiny detector is one.
         with self.assertRaisesRegex(fresh.RecipeError, "one of palm_full.*'palm_tiny'"):
-            export.export(self.config(method="reconvert"))
+            exporting.export(self.config(method="reconvert"))
         self.assert_nothing_written()
 
 

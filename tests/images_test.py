@@ -163,6 +163,14 @@ class TestRead:
         assert "bomb.png" in str(caught.value)
 
 
+def test_find_takes_named_files_whatever_their_suffix(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("folder/b.PNG", "folder/a.jpeg", "folder/c.txt", "odd"):
+        (tmp_path / name).write_bytes(b"")
+    found = images.find([tmp_path / "odd", tmp_path / "folder", tmp_path / "odd"])
+    assert [path.name for path in found] == ["odd", "a.jpeg", "b.PNG"]
+
+
 class TestReduced:
     @pytest.mark.parametrize(
         ("width", "height", "step"),

@@ -19,6 +19,8 @@ DEVICE_SIDE = (
     "signatures/contract.py",
     "ondevice/__init__.py",
     "ondevice/commands.py",
+    "ondevice/exporting.py",
+    "ondevice/precision.py",
     "ondevice/device/*.py",
     "ondevice/detection/*.py",
     "ondevice/measuring/__init__.py",

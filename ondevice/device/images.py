@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import functools
 import os
+import pathlib
 import struct
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -138,6 +140,26 @@ def read(path: str | os.PathLike[str], side: int | None = None) -> np.ndarray:
         raise ImageError(
             f"A picture must be readable and whole. Received: {name!r}: {error}."
         ) from error
+
+
+def find(given: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Pictures and the pictures in folders and theirs, each once, in order.
+
+    What is named itself is taken whatever its suffix; in folders, only pictures are.
+    """
+    found: dict[pathlib.Path, None] = {}
+    for path in given:
+        inside = [path]
+        if path.is_dir():
+            inside = [
+                entry
+                for entry in sorted(path.rglob("*"))
+                if entry.suffix.lower() in SUFFIXES
+                and not entry.name.startswith(".")
+                and entry.is_file()
+            ]
+        found.update(dict.fromkeys(inside))
+    return list(found)
 
 
 def size(path: str | os.PathLike[str]) -> tuple[int, int]:
