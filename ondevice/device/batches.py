@@ -278,15 +278,15 @@ class Batches:
                 square = backdrops.surround(square, inside, random)
             return images.to_input(square, self._range)
 
-        labels = [label.mapped(placing) for label in labels]
+        placed = [label.mapped(placing) for label in labels]
         boxes = placing.boxes(np.array(areas).reshape(-1, 4)).tolist()
         key = (self._variant(epoch), index)
         encoded = self._encode(key, image)
         if self._teach is None:
-            return encoded, self._matcher.targets(labels, boxes)
+            return encoded, self._matcher.targets(placed, boxes)
         seen = self._teach(key, image)
         return encoded, self._matcher.taught(
-            labels, unlabelled=boxes, drawn=sample.drawn, **seen
+            placed, unlabelled=boxes, drawn=sample.drawn, **seen
         )
 
     def _warp(self, epoch: int, index: int) -> warps.Warp:

@@ -68,12 +68,10 @@ class Warp:
             after = np.ptp(points * self.size(width, height), axis=0).max()
             sides = sides * (after / before if before > 0 else 1.0)
         half = sides / self.size(width, height) / 2
-        xmin, ymin, xmax, ymax = (*(middle - half), *(middle + half))
-        return targets.Label(
-            (float(xmin), float(ymin), float(xmax), float(ymax)),
-            tuple((x, y) for x, y in points.tolist()),
-            label.class_index,
-        )
+        left, top = (middle - half).tolist()
+        right, bottom = (middle + half).tolist()
+        keypoints = tuple((x, y) for x, y in points.tolist())
+        return targets.Label((left, top, right, bottom), keypoints, label.class_index)
 
     def box(self, box: targets.Box, width: int, height: int) -> targets.Box:
         """What an area of a picture of this size covers in the warped one."""

@@ -24,11 +24,11 @@ STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
 BLOCK = "block:"  # followed by the block's number, from the input on
 
 # Multiples of the learning rate. A new class branch has everything to learn, beside a
-# network that was trained and whose BatchNorm is folded away: Adam moves every weight by
-# the rate whatever its gradient, and small steps there are large ones here. What a
+# network that was trained and whose BatchNorm is folded away: Adam moves every weight
+# by the rate whatever its gradient, and small steps there are large ones here. What a
 # detector knew of other pictures is forgotten where its 1x1 kernels move, whose weights
-# are small and sum over up to 256 channels; depthwise kernels, slopes and biases may move
-# thirty times as fast. BUILD_NOTES.md has what was measured.
+# are small and sum over up to 256 channels; depthwise kernels, slopes and biases may
+# move faster. BUILD_NOTES.md has what was measured.
 CLASS_RATE, POINTWISE_RATE, OTHER_RATE = 300.0, 0.1, 3.0
 
 # Outputs of the network, the vendor's two and the class logits beside them.
