@@ -29,7 +29,7 @@ BLOCK = "block:"  # followed by the block's number, from the input on
 # detector knew of other pictures is forgotten where its 1x1 kernels move, whose weights
 # are small and sum over up to 256 channels; depthwise kernels, slopes and biases may
 # move faster. BUILD_NOTES.md has what was measured.
-CLASS_RATE, POINTWISE_RATE, OTHER_RATE = 300.0, 0.1, 3.0
+CLASS_RATE, POINTWISE_RATE, OTHER_RATE = 400.0, 0.1, 10.0
 
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
