@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ondevice.detection import anchors, decoding, targets
-from ondevice.device import batches, image_cache, images, samples
+from ondevice.device import batches, image_cache, images, kept, samples, warps
 from signatures import contract
 
 SPEC = anchors.PRESETS["palm_128"]
@@ -138,10 +138,38 @@ class TestPlacing:
     def test_a_warped_picture_keeps_its_scale(self, labelled):
         fixed = batches.Augmentation((0.5, 0.5), turn=15.0)
         made = make(labelled, augmentation=fixed)
-        # The canvas has grown by a fifth, so the photograph is as large as before.
-        placing = made.placing(0, 0, 120, 96, growth=1.2)
-        assert abs(placing.scale_x) * 120 == pytest.approx(0.6 * 120)
-        assert abs(made.placing(0, 0, 100, 80, growth=3.0).scale_x) == 1.0
+        for index in range(7):
+            wide, high = made.warp(0, index, 100, 80).size(100, 80)
+            assert wide > 100
+            placing = made.placing(0, index, 100, 80)
+            assert abs(placing.scale_x) / wide == pytest.approx(0.5 / 100)
+            assert placing.scale_y / high == pytest.approx(0.5 / 100)
+
+    def test_what_would_not_fit_is_not_warped(self, labelled):
+        large = batches.Augmentation((0.8, 1.0), turn=15.0, slant=0.2)
+        made = make(labelled, augmentation=large)
+        plain = make(labelled, augmentation=batches.Augmentation((0.8, 1.0)))
+        kept = 0
+        for epoch, index in itertools.product(range(20), range(7)):
+            placing = made.placing(epoch, index, 100, 80)
+            assert max(abs(placing.scale_x), placing.scale_y) <= 1
+            if made.warp(epoch, index, 100, 80) is None:
+                assert placing == plain.placing(epoch, index, 100, 80)
+                kept += 1
+        assert 70 < kept < 140
+
+    def test_what_is_kept_is_not_warped_again(self, labelled, monkeypatch, tmp_path):
+        calls = []
+        picture = warps.Warp.picture
+        monkeypatch.setattr(
+            warps.Warp, "picture", lambda *args: calls.append(1) or picture(*args)
+        )
+        drawn = batches.Augmentation((0.4, 0.5), variants=1, turn=15.0)
+        encode = kept.Kept(lambda image: {"mean": image.mean((0, 1))}, tmp_path)
+        made = make(labelled, augmentation=drawn, encode=encode)
+        for epoch in range(3):
+            list(made.epoch(epoch))
+        assert len(calls) == 7
 
     def test_variants_come_again(self, labelled):
         augmentation = batches.Augmentation(lit=1.0, variants=2)

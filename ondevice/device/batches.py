@@ -1,8 +1,8 @@
 """Training batches: drawn anew each epoch, and the same again when training resumes.
 
-Order and placing of epoch e are pure functions of (seed, e), so (seed, epoch, step) is
-all the state there is. Threads prepare the next batches while one trains; they come in
-order whatever thread was first.
+Order, placing and looks of epoch e are pure functions of (seed, e), so (seed, epoch,
+step) is all the state there is. Threads prepare the next batches while one trains; they
+come in order whatever thread was first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def as_image(
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How pictures are placed at random.
+    """How pictures are placed, turned and lit at random.
 
     Attributes:
       frame: Range of the share of the frame's side, drawn evenly; (s, s) fixes it.
@@ -51,7 +51,8 @@ class Augmentation:
       variants: Epochs after which the same draws come again; 0 stands for never.
       lit: Share of the pictures that are shown in other light.
       surrounded: Share of the pictures that have a texture around them, or behind.
-      turn: Largest angle that pictures are turned by, in degrees.
+      turn: Largest angle that pictures are turned by, in degrees; as all that turns and
+        slants them only where the frame has room for it.
       slant: Largest shear of a picture, and logarithm of its stretch.
     """
 
@@ -68,10 +69,15 @@ class Augmentation:
         """Refuses a range that is none.
 
         Raises:
-          ValueError: If the frame is not 0 < low <= high <= 1, or the number of
-            variants is negative.
+          ValueError: If the frame is not 0 < low <= high <= 1, or another number is
+            negative.
         """
         low, high = self.frame
+        if self.turn < 0 or self.slant < 0:
+            raise ValueError(
+                "`turn` and `slant` must be 0 or more. "
+                f"Received: {self.turn}, {self.slant}."
+            )
         if self.variants < 0:
             raise ValueError(
                 f"`variants` must be 0 or more. Received: {self.variants}."
@@ -217,7 +223,7 @@ class Batches:
         return batch
 
     def placing(
-        self, epoch: int, index: int, width: int, height: int, growth: float = 1.0
+        self, epoch: int, index: int, width: int, height: int
     ) -> geometry.Affine:
         """Where a sample's picture lies: a pure function of (seed, epoch, index).
 
@@ -226,25 +232,53 @@ class Batches:
         Args:
           epoch: Counts from 0.
           index: Of the sample, in the order given.
-          width: Of the picture, in pixels.
-          height: Of the picture, in pixels.
-          growth: How many times as long as the photograph the picture is, because it
-            was turned.
+          width: Of the picture as it was taken, in pixels.
+          height: Of the picture as it was taken, in pixels.
 
         Returns:
-          Picture coordinates -> square coordinates.
+          Picture coordinates -> square coordinates, of the warped picture where there
+          is a warp; what was taken keeps its share of the frame.
         """
+        share, x, y, flip = self._placing_draws(epoch, index)
+        warp = self.warp(epoch, index, width, height)
+        if warp is not None:
+            longer = max(width, height)
+            width, height = warp.size(width, height)
+            share *= max(width, height) / longer
+        return geometry.letterbox(
+            width,
+            height,
+            share,
+            (0.5, 0.5) if self._augmentation.centred else (x, y),
+            self._augmentation.flip and flip < 0.5,
+        )
+
+    def warp(
+        self, epoch: int, index: int, width: int, height: int
+    ) -> warps.Warp | None:
+        """How a sample's picture is turned and slanted; arguments as of `placing`.
+
+        Returns:
+          None where it is not: without `turn` and `slant`, or where the frame has no
+          room for it at the share that was drawn.
+        """
+        if not (self._augmentation.turn or self._augmentation.slant):
+            return None
+        random = self._random(self._variant(epoch), _WARPING, index)
+        drawn = warps.draw(random, self._augmentation.turn, self._augmentation.slant)
+        growth = max(drawn.size(width, height)) / max(width, height)
+        share = self._placing_draws(epoch, index)[0]
+        return drawn if growth * share <= 1 else None
+
+    def _placing_draws(
+        self, epoch: int, index: int
+    ) -> tuple[float, float, float, float]:
+        """Share of the frame, place in x and y, and what decides on mirroring."""
         random = self._random(self._variant(epoch), _PLACING, index)
         # Always four draws, so that one choice does not move the others.
         share, x, y, flip = random.random(4).tolist()
         low, high = self._augmentation.frame
-        return geometry.letterbox(
-            width,
-            height,
-            min(1.0, growth * (low + (high - low) * share)),
-            (0.5, 0.5) if self._augmentation.centred else (x, y),
-            self._augmentation.flip and flip < 0.5,
-        )
+        return low + (high - low) * share, x, y, flip
 
     def _prepare(
         self, epoch: int, index: int
@@ -253,27 +287,24 @@ class Batches:
         pixels = self._cache.read(sample.path)
         height, width = pixels.shape[:2]
         labels, areas = sample.labels or (), sample.unlabelled
-        growth = 1.0
-        if self._augmentation.turn or self._augmentation.slant:
-            warp = self._warp(epoch, index)
+        warp = self.warp(epoch, index, width, height)
+        if warp is not None:
             labels = tuple(warp.label(label, width, height) for label in labels)
             areas = tuple(warp.box(area, width, height) for area in areas)
-            pixels = warp.picture(pixels)
-            growth = max(pixels.shape[:2]) / max(height, width)
-            height, width = pixels.shape[:2]
-        placing = self.placing(epoch, index, width, height, growth)
+        placing = self.placing(epoch, index, width, height)
 
         @functools.cache
         def image() -> np.ndarray:
             size = self._matcher.spec.input_size
-            square = images.place(pixels, placing, size)
+            shown = pixels if warp is None else warp.picture(pixels)
+            square = images.place(shown, placing, size)
             # Both are always drawn, so that one choice does not move the other.
             random = self._random(self._variant(epoch), _LOOKS, index)
             lit, surrounded = random.random(2).tolist()
             if lit < self._augmentation.lit:
                 square = backdrops.light(square, random)
             if surrounded < self._augmentation.surrounded:
-                white = np.full_like(pixels, 255)
+                white = np.full_like(shown, 255)
                 inside = images.place(white, placing, size)[..., 0] > 127
                 square = backdrops.surround(square, inside, random)
             return images.to_input(square, self._range)
@@ -288,10 +319,6 @@ class Batches:
         return encoded, self._matcher.taught(
             placed, unlabelled=boxes, drawn=sample.drawn, **seen
         )
-
-    def _warp(self, epoch: int, index: int) -> warps.Warp:
-        random = self._random(self._variant(epoch), _WARPING, index)
-        return warps.draw(random, self._augmentation.turn, self._augmentation.slant)
 
     def _variant(self, epoch: int) -> int:
         variants = self._augmentation.variants
