@@ -113,7 +113,8 @@ def recipe_of(manifest: manifests.Manifest) -> Recipe:
         )
     try:
         settings = optimizers.Settings(**manifest.optimizer)
-        weights = losses.LossWeights(**manifest.losses)
+        # Files of before there was a smoothing had none.
+        weights = losses.LossWeights(**{"smoothing": 0.0, **manifest.losses})
     except TypeError as error:
         raise RecipeError(
             "The manifest's optimizer and losses must have the known hyper-parameters. "

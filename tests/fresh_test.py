@@ -36,6 +36,14 @@ class RecipeTest(absltest.TestCase):
                 with self.assertRaisesRegex(fresh.RecipeError, "speed"):
                     fresh.recipe_of(changed)
 
+    def test_a_file_of_before_there_was_a_smoothing_had_none(self):
+        manifest = tiny_builds.heads().manifest
+        losses = dict(manifest.losses)
+        self.assertGreater(losses.pop("smoothing"), 0)
+        with tiny_detector.known():
+            recipe = fresh.recipe_of(dataclasses.replace(manifest, losses=losses))
+        self.assertEqual(recipe.losses.smoothing, 0)
+
 
 class MakeTest(absltest.TestCase):
     def test_embedded_manifests(self):

@@ -46,6 +46,7 @@ class Kept:
         self._compute, self._max_bytes = compute, max_bytes
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._record = 0  # Bytes of one image's arrays.
+        self._full = False
         self._file = tempfile.TemporaryFile(dir=directory)
         self._places: dict[tuple[int, int], int] = {}
         self._lock = threading.Lock()
@@ -93,7 +94,15 @@ class Kept:
                 self._record = sum(array.nbytes for array in found.values())
                 self._shapes = {name: array.shape for name, array in found.items()}
             place = len(self._places) * self._record
-            if key in self._places or place + self._record > self._max_bytes:
+            if key in self._places:
+                return
+            if place + self._record > self._max_bytes:
+                if not self._full:
+                    logging.info(
+                        "Features of %d images are kept, %.1f GB; those of others are "
+                        "computed each time.", len(self._places), place / 1e9,
+                    )  # fmt: skip
+                self._full = True
                 return
             try:
                 self._file.seek(place)
