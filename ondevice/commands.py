@@ -231,8 +231,8 @@ def no_arguments(arguments: Sequence[str]) -> None:
         raise UsageError(f"There must be flags alone. Received: {list(arguments)}.")
 
 
-def frame_range(text: str) -> tuple[float, float]:
-    """Reads --frame: `0.55`, or a range `0.4:1.0`.
+def frame_range(text: str, name: str = "frame") -> tuple[float, float]:
+    """Reads --frame, or a flag of another name: `0.55`, or a range `0.4:1.0`.
 
     Raises:
       UsageError: If it is not 0 < low <= high <= 1.
@@ -244,7 +244,7 @@ def frame_range(text: str) -> tuple[float, float]:
         low, high = 0.0, 0.0
     if not 0 < low <= high <= 1:
         raise UsageError(
-            "--frame must be a share in (0, 1], or a range of them as 0.4:1.0. "
+            f"--{name} must be a share in (0, 1], or a range of them as 0.4:1.0. "
             f"Received: {text!r}."
         )
     return low, high

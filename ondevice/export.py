@@ -148,7 +148,9 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         template=_TEMPLATE.value,
         activations=_ACTIVATIONS.value,
         calibration=_CALIBRATION.value,
-        calibration_frame=commands.frame_range(_CALIBRATION_FRAME.value),
+        calibration_frame=commands.frame_range(
+            _CALIBRATION_FRAME.value, _CALIBRATION_FRAME.name
+        ),
         data=_DATA.value,
         share=commands.frame_share(_FRAME.value),
         labels_from=_LABELS_FROM.value,

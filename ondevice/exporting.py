@@ -89,6 +89,18 @@ class ExportConfig:
                     f"Received: {self.output!r} for both."
                 )
 
+        beside = os.path.join(os.path.dirname(self.model or ""), exports.TEMPLATE_NAME)
+        if os.path.realpath(beside) == output and os.path.exists(output):
+            raise commands.UsageError(
+                f"--output must be another file than {exports.TEMPLATE_NAME} beside "
+                "--model, which every inference file is made from. "
+                f"Received: {self.output!r}."
+            )
+        if self.calibration is not None and not os.path.isdir(self.calibration):
+            raise commands.UsageError(
+                f"--calibration must be a folder. Received: {self.calibration!r}."
+            )
+
     def _check_activations(self) -> None:
         given = self.activations is not None or self.calibration is not None
         if given and self.dtype != "int8":
@@ -276,6 +288,11 @@ def _compare(
     if config.kind == "trainable" and ops != "select":
         got = exported.state()
         differing = [n for n in state if got[n].tobytes() != state[n].tobytes()]
+    if math.isinf(config.bound) and not math.isfinite(found):
+        raise exports.ExportError(
+            "The exported file must give finite outputs of the model's shapes. "
+            f"Received: {found}; nothing was written."
+        )
     if differing or not math.isfinite(found) or found > config.bound:
         raise exports.ExportError(
             "The exported file must hold the weights, and give the model's outputs "

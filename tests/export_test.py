@@ -402,6 +402,12 @@ class MistakesTest(ExportTestCase):
             with self.assertRaisesRegex(commands.UsageError, f"file than --{name}"):
                 self.config(output=str(output), template=str(self.template))
 
+    def test_output_that_would_overwrite_what_exports_are_made_from(self):
+        beside = self.model.parent / "inference.tflite"
+        self.assertTrue(beside.exists())
+        with self.assertRaisesRegex(commands.UsageError, "inference.tflite beside"):
+            self.config(output=str(beside), template=None)
+
     @parameterized.named_parameters(
         ("nowhere", {"output": "/nowhere/at/all.tflite"}, "--output must"),
         ("directory", {"output": "/"}, "--output must"),
@@ -412,6 +418,7 @@ class MistakesTest(ExportTestCase):
         ("data", {"data": "absent"}, "--data must exist"),
         ("calibration", {"calibration": "absent", **SMALL}, "--calibration must exist"),
         ("calibration_alone", {"calibration": "tests"}, "with --dtype=int8"),
+        ("calibration_file", {"calibration": __file__, **SMALL}, "must be a folder"),
         (
             "dynamic",
             {"calibration": "tests", "activations": "dynamic", **SMALL},

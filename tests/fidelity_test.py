@@ -55,6 +55,16 @@ def test_nothing_is_known_where_nothing_is_detected():
     assert found.lost(0.01) == {"agreement": 1}
 
 
+def test_nothing_is_known_where_the_float_model_gets_nothing_right(tmp_path):
+    Image.new("RGB", (192, 192)).save(tmp_path / "black.png")
+    sample = samples.Sample(tmp_path / "black.png", 0, ())
+    dataset = samples.Dataset(("a", "b"), (sample,))
+    first = fake_detector.detector(fake_detector.WhiteFinder(2))
+    cache = image_cache.ImageCache()
+    found = fidelity.measured(first, first, dataset, 1.0, cache)
+    assert found.lost(0.01) == {"class_accuracy": 1, "recall": 1}
+
+
 def test_measured_on_labels(tmp_path):
     taken = []
     for number in range(4):
