@@ -122,6 +122,11 @@ class BenchmarkConfig:
                 "--classes must have 1 among them, which the others are held against. "
                 f"Received: {self.classes}."
             )
+        if self.models and (self.classes or "slowdown" in self.sections):
+            raise commands.UsageError(
+                "--models must go without --classes and --sections=slowdown, which "
+                "make files of their own. Received: both."
+            )
         if self.photographs is not None and not self.photographs.is_dir():
             raise commands.UsageError(
                 f"--photographs must be a folder. Received: {self.photographs}."
@@ -255,7 +260,8 @@ def _folders(config: BenchmarkConfig) -> dict[int, pathlib.Path]:
 def _runtimes(config: BenchmarkConfig) -> tuple[str, ...]:
     from ondevice.device import runtimes
 
-    return tuple(runtimes.choose(n) for n in config.runtimes or runtimes.installed())
+    named = dict.fromkeys(config.runtimes or runtimes.installed())
+    return tuple(runtimes.choose(name) for name in named)
 
 
 def _photographs(config: BenchmarkConfig) -> list[pathlib.Path]:

@@ -74,9 +74,9 @@ _LABELS_FROM = flags.DEFINE_string(
 _AS_PALMS = flags.DEFINE_bool(
     "as_palms",
     False,
-    "Ignore classes: every image, in whatever folder, and every annotated hand is a "
-    "palm, and a detection counts by its best class. So models of different classes "
-    "are compared, on hands of other classes, too.",
+    "Ignore classes: every image there or in a folder there, and every annotated hand, "
+    "is a palm, and a detection counts by its best class. So models of different "
+    "classes are compared, on hands of other classes, too.",
     flag_values=FLAGS,
 )
 _FRAME = flags.DEFINE_string(
@@ -213,18 +213,14 @@ def _write(
     from ondevice.device import confusion, plot
 
     # An earlier evaluation's would pass for this one's.
-    for pattern in (f"{_PICTURE}.png", f"{_PICTURE}-[0-9]*-*.png"):
-        for path in directory.glob(pattern):
-            path.unlink()
+    for name in _earlier(directory / _RESULT):
+        (directory / name).unlink(missing_ok=True)
     text = json.dumps(result, indent=1, allow_nan=False)
     atomic.write(directory / _RESULT, [text.encode()])
     if not plot.can_draw(f"{_PICTURE}.png"):
         return
-    for number, (title, entry) in enumerate(zip(titles, result["models"]), 1):
-        name = f"{_PICTURE}.png"
-        if len(titles) > 1:  # The number keeps files of one name apart.
-            stem = pathlib.Path(entry["path"]).stem[:_LONGEST]
-            name = f"{_PICTURE}-{number}-{stem}.png"
+    paths = [entry["path"] for entry in result["models"]]
+    for title, entry, name in zip(titles, result["models"], _names(paths)):
         figures = (
             f"class accuracy {entry['class_accuracy']:.3f}, recall "
             f"{entry['recall']:.3f}, {entry['images']} images"
@@ -232,6 +228,23 @@ def _write(
         confusion.draw(
             entry["confusion"], result["classes"], [title, figures], directory / name
         )
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Of the pictures of models; the number keeps files of one name apart."""
+    if len(paths) == 1:
+        return [f"{_PICTURE}.png"]
+    stems = [pathlib.Path(path).stem[:_LONGEST] for path in paths]
+    return [f"{_PICTURE}-{number}-{stem}.png" for number, stem in enumerate(stems, 1)]
+
+
+def _earlier(path: pathlib.Path) -> list[str]:
+    """Names of the pictures that an earlier evaluation drew; none where none did."""
+    try:
+        models = json.loads(path.read_text())["models"]
+        return _names([entry["path"] for entry in models])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def main(arguments: Sequence[str]) -> commands.Outcome:

@@ -85,6 +85,7 @@ class CommandTest(FilesTestCase):
         ("rounds", ["--rounds=0"], 2, "rounds"),
         ("runtime", ["--models={one}", "--runtimes=fast"], 2, "must be installed"),
         ("absent", ["--models=nowhere"], 2, "folder of --models must exist"),
+        ("models_and_classes", ["--models={one}", "--classes=1"], 2, "go without"),
         ("without_one", ["--models={two}"], 2, "one of a single class"),
         ("twice", ["--models={one},{one}"], 2, "different numbers of classes"),
         ("photographs", ["--photographs=setup.cfg"], 2, "must be a folder"),

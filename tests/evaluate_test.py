@@ -96,15 +96,17 @@ def test_several_side_by_side(tiny_model, data, env, run_dir, tmp_path):
 
 
 def test_pictures_of_an_earlier_evaluation_go(tiny_model, data, env, tmp_path):
-    for name in ("confusion-2-model.png", "confusion-notes.png", "confusion.png"):
-        (tmp_path / name).write_text("earlier")
+    earlier = {"models": [{"path": "a/model.tflite"}, {"path": "b/model.tflite"}]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(earlier))
+    for number in (1, 2, 2024):  # The last one is the user's.
+        (tmp_path / f"confusion-{number}-model.png").write_text("earlier")
     done = small_data.run(
         "evaluate", f"--model={tiny_model('adam')}", f"--data={data}",
         f"--output_dir={tmp_path}", env=env,
     )  # fmt: skip
     small_data.result(done)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "confusion-notes.png", "confusion.png", "evaluation.json"
+        "confusion-2024-model.png", "confusion.png", "evaluation.json"
     ]  # fmt: skip
     with Image.open(tmp_path / "confusion.png") as picture:
         assert picture.width > 500

@@ -161,6 +161,14 @@ def test_a_head_off_the_finest_grid_is_refused():
         dataclasses.replace(spec, heads=(specs.Head(4, 2, 1), spec.heads[1]))
 
 
+def test_a_detector_without_a_stage_for_the_class_branch_is_refused():
+    spec = specs.PRESETS["palm_lite"]
+    coarse, fine = spec.decoders
+    fine = dataclasses.replace(fine, lateral=0)
+    with pytest.raises(ValueError, match="a stage before the finest one's lateral"):
+        dataclasses.replace(spec, decoders=(coarse, fine))
+
+
 def test_an_input_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of 32. Received: 200"):
         dataclasses.replace(specs.PRESETS["palm_lite"], input_size=200)

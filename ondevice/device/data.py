@@ -2,8 +2,8 @@
 
 A folder holds, in this order of trial: folders named by class, with pictures in them;
 annotations (annotations.py); or, for a detector of one class, pictures, there or in any
-folders. Where classes are ignored it holds annotations, or pictures there and in any
-folders.
+folders there. Where classes are ignored it holds annotations, or pictures, there and in
+the folders there.
 """
 
 import os

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from checkpoints import atomic, tflite_file
@@ -24,6 +25,8 @@ _MAKERS = (
     "signatures/**/*.py",
     "ondevice/rebuild/*.py",
     "ondevice/convert.py",
+    "ondevice/detection/anchors.py",
+    "ondevice/measuring/class_files.py",
     "ondevice/fresh.py",
 )
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -85,7 +88,7 @@ def make(ported: Ported, classes: int, directory: pathlib.Path) -> pathlib.Path:
       The folder that holds them, by the names of `ondevice.build`.
     """
     folder = directory / f"{ported.source.name}-{classes}"
-    stamp = f"{ported.source.sha256} {code_digest()}\n"
+    stamp = f"{ported.source.sha256} {code_digest()} {tf.__version__}\n"
     note = folder / _MADE_BY
     if note.is_file() and note.read_text() == stamp:
         return folder

@@ -115,7 +115,7 @@ def measure(
       runtimes: Names of installed runtimes.
       threads: Numbers of threads.
       photographs: To detect in.
-      rounds: Calls of each; rounded down to a multiple of the openings.
+      rounds: Calls of each; rounded down to a multiple of the openings, 6 or more.
       progress: Wraps what is gone through; is given a description.
 
     Returns:

@@ -103,6 +103,12 @@ class DetectorSpec:
                 "The first head must be on the finest grid that the decoders reach, "
                 f"stride {finest}. Received: stride {self.heads[0].stride}."
             )
+        if self.decoders[self.heads[0].source].lateral < 1 or len(self.heads) != 2:
+            raise ValueError(
+                "There must be two heads, and a stage before the finest one's lateral, "
+                f"where the class branch begins. Received: {self.heads}, lateral "
+                f"{self.decoders[self.heads[0].source].lateral}."
+            )
         if self.input_size % stride:
             raise ValueError(
                 f"input_size must be a multiple of {stride}. "
