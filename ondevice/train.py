@@ -62,13 +62,13 @@ _LABELS_FROM = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "Epochs in all. Default: 16.", lower_bound=1, flag_values=FLAGS
+    "epochs", None, "Epochs in all. Default: 12.", lower_bound=1, flag_values=FLAGS
 )
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     None,
     "Learning rate at its height. Default: 1e-5; 1e-4 for sgd. New class heads learn "
-    "at 400 times it, 1x1 kernels at a tenth, other weights at 10 times it.",
+    "at 400 times it, 1x1 kernels that are not new at a tenth.",
     flag_values=FLAGS,
 )
 _SCHEDULE = flags.DEFINE_enum(

@@ -141,7 +141,6 @@ def test_the_class_branch_learns_fastest_and_pointwise_kernels_slowest():
     layers = topology.draw(specs.PRESETS["palm_full"], 7)
     trained = topology.trained_variables(layers, "all")
     rates = topology.rates(layers, trained)
-    assert tuple(rates) == trained
     vendors = topology.variables(topology.draw(specs.PRESETS["palm_full"]))
     new = {rates[name] for name in trained if name not in vendors}
     assert new == {topology.CLASS_RATE}
@@ -151,8 +150,8 @@ def test_the_class_branch_learns_fastest_and_pointwise_kernels_slowest():
     assert {"conv2d_5/kernel", "regressor_8/kernel"} <= slow
     others = vendors.keys() - slow
     assert {"conv2d/kernel", "depthwise_conv2d/kernel", "p_re_lu/alpha"} <= others
-    assert {rates[name] for name in others} == {topology.OTHER_RATE}
-    assert topology.CLASS_RATE > topology.OTHER_RATE > topology.POINTWISE_RATE
+    assert not others & rates.keys()
+    assert topology.CLASS_RATE > 1 > topology.POINTWISE_RATE
 
 
 def test_a_head_off_the_finest_grid_is_refused():

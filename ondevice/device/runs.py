@@ -37,7 +37,7 @@ class Settings:
       patience: Epochs without a better validation that end the run; 0 waits for ever.
     """
 
-    epochs: int = 16
+    epochs: int = 12
     learning_rate: float = 1e-5
     schedule: str = schedule.COSINE
     seed: int = 0

@@ -27,9 +27,8 @@ BLOCK = "block:"  # followed by the block's number, from the input on
 # network that was trained and whose BatchNorm is folded away: Adam moves every weight
 # by the rate whatever its gradient, and small steps there are large ones here. What a
 # detector knew of other pictures is forgotten where its 1x1 kernels move, whose weights
-# are small and sum over up to 256 channels; depthwise kernels, slopes and biases may
-# move faster. BUILD_NOTES.md has what was measured.
-CLASS_RATE, POINTWISE_RATE, OTHER_RATE = 400.0, 0.1, 10.0
+# are small and sum over up to 256 channels. BUILD_NOTES.md has what was measured.
+CLASS_RATE, POINTWISE_RATE = 400.0, 0.1
 
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
@@ -307,7 +306,7 @@ def rates(layers: tuple[Layer, ...], trained: tuple[str, ...]) -> dict[str, floa
       trained: Names of weights.
 
     Returns:
-      Name -> multiple, of each of them.
+      Name -> multiple, for those whose multiple is not 1.
     """
     by_name = {layer.name: layer for layer in layers}
 
@@ -316,9 +315,9 @@ def rates(layers: tuple[Layer, ...], trained: tuple[str, ...]) -> dict[str, floa
         if layer.group == CLASS_HEAD:
             return CLASS_RATE
         pointwise = (layer.kind, layer.kernel) == ("conv", 1)
-        return POINTWISE_RATE if pointwise and name.endswith("/kernel") else OTHER_RATE
+        return POINTWISE_RATE if pointwise and name.endswith("/kernel") else 1.0
 
-    return {name: rate(name) for name in trained}
+    return {name: rate(name) for name in trained if rate(name) != 1.0}
 
 
 def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]:
