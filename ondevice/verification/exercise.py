@@ -54,12 +54,14 @@ class Job:
     Attributes:
       directory: Where the files lie.
       rate: Learning rate.
+      rates: Multiple of it that a weight learns at, by name, where it is not 1.
       steps: Steps of the long run.
       threads: For the interpreters.
     """
 
     directory: pathlib.Path
     rate: float
+    rates: Mapping[str, float]
     steps: int
     threads: int
 
@@ -306,7 +308,9 @@ class _Exercise:
             }
             batch = self._job.arrays(f"batch_{index}.npz")
             norm = max(float(self.arrays[f"first_norm/{index}"]), 1e-30)
-            gradient = _gradient(self._manifest, state, after, float(self._rate))
+            gradient = _gradient(
+                self._manifest, state, after, float(self._rate), self._job.rates
+            )
             squares = sum(np.sum(g * g) for g in gradient.values())
             length = max(float(np.sqrt(squares)), 1e-30)
             runner = self._fresh()
@@ -341,12 +345,16 @@ def _noted(faults: list[str], what: str) -> Iterator[None]:
 
 
 def _gradient(
-    manifest: manifests.Manifest, before: Arrays, after: Arrays, rate: float
+    manifest: manifests.Manifest,
+    before: Arrays,
+    after: Arrays,
+    rate: float,
+    rates: Mapping[str, float],
 ) -> Arrays:
     """The gradient that the first step took, clipping undone or not: its direction.
 
     From the first moment where there is one, m = (1 - beta_1) * g, from the velocity,
-    v = -rate * g, or from the weights' own change.
+    v = -rate * g, or from the weights' own change; the rate is each weight's own.
     """
     name, settings = manifest.optimizer["name"], manifest.optimizer
     gradient = {}
@@ -354,12 +362,13 @@ def _gradient(
         if variable.role != manifests.WEIGHT:
             continue
         key = variable.name
+        own_rate = rate * rates.get(key, 1.0)
         if name in ("adam", "adamw"):
             g = after[f"{key}/m"].astype(np.float64) / (1 - settings["beta_1"])
         elif name == "momentum":
-            g = -after[f"{key}/velocity"].astype(np.float64) / rate
+            g = -after[f"{key}/velocity"].astype(np.float64) / own_rate
         else:
-            g = (before[key].astype(np.float64) - after[key]) / rate
+            g = (before[key].astype(np.float64) - after[key]) / own_rate
         gradient[key] = g
     return gradient
 

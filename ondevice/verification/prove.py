@@ -113,7 +113,12 @@ def prove(
         np.savez(job / "batch.npz", **course.mixed)
         for index, batch in enumerate(course.batches):
             np.savez(job / f"batch_{index}.npz", **batch)
-        described = {"rate": course.rate, "steps": steps, "threads": _THREADS}
+        described = {
+            "rate": course.rate,
+            "rates": recipe.rates,
+            "steps": steps,
+            "threads": _THREADS,
+        }
         (job / "job.json").write_text(json.dumps(described))
         for runtime in only or _runtimes(recipe.ops):
             logging.info("Running the files in %s.", runtime)
