@@ -13,7 +13,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
-from ondevice import build, commands, export, reconvert, sources
+from ondevice import build, commands, exporting, reconvert, sources
 from ondevice.device import probe, runtimes, session
 from ondevice.verification import exercise
 from signatures import contract
@@ -214,14 +214,14 @@ class ExportTest(SelectTestCase):
         state = self.state(trained)
         (self.directory / "inference.tflite").write_bytes(self.files.inference)
         for kind, bound in (("trainable", 0.0), ("inference", 5e-6)):
-            output = self.directory / f"{kind}.tflite"
-            result = export.export(
-                export.ExportConfig(
+            output = self.directory / f"exported_{kind}.tflite"
+            result = exporting.export(
+                exporting.ExportConfig(
                     str(self.model), str(output), str(self.checkpoint), kind
                 )
             )
             self.assertLessEqual(result["max_difference"], bound)
-        exported = self.open((self.directory / "trainable.tflite").read_bytes())
+        exported = self.open((self.directory / "exported_trainable.tflite").read_bytes())
         self.assert_equal(self.state(exported), state)
 
     def test_checkpoint_of_another_kind(self):
@@ -229,8 +229,8 @@ class ExportTest(SelectTestCase):
         with self.assertRaisesRegex(
             reconvert.ReconversionError, "must be one that it saved"
         ):
-            export.export(
-                export.ExportConfig(
+            exporting.export(
+                exporting.ExportConfig(
                     str(self.model), str(self.directory / "x"), str(self.checkpoint)
                 )
             )
