@@ -221,7 +221,8 @@ class ExportTest(SelectTestCase):
                 )
             )
             self.assertLessEqual(result["max_difference"], bound)
-        exported = self.open((self.directory / "exported_trainable.tflite").read_bytes())
+        written = self.directory / "exported_trainable.tflite"
+        exported = self.open(written.read_bytes())
         self.assert_equal(self.state(exported), state)
 
     def test_checkpoint_of_another_kind(self):
