@@ -116,6 +116,8 @@ def test_without_matplotlib(tiny_model, data, tmp_path):
     env = small_data.environment(tmp_path / "site", "matplotlib")
     out = tmp_path / "out"
     out.mkdir()
+    earlier = {"models": [{"path": "a/model.tflite"}]}
+    (out / "evaluation.json").write_text(json.dumps(earlier))
     (out / "confusion.png").write_text("earlier")
     done = small_data.run(
         "evaluate", f"--model={tiny_model('adam')}", f"--data={data}",
