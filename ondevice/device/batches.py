@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 import numpy as np
 
 from ondevice.detection import geometry, targets
-from ondevice.device import backdrops, image_cache, images, samples, warps
+from ondevice.device import image_cache, images, lighting, samples, warps
 
 # Streams of random numbers within one (seed, epoch).
 _ORDER, _PLACING, _LOOKS, _WARPING = 0, 1, 2, 3
@@ -50,7 +50,6 @@ class Augmentation:
       flip: Whether half of the pictures are mirrored.
       variants: Epochs after which the same draws come again; 0 stands for never.
       lit: Share of the pictures that are shown in other light.
-      surrounded: Share of the pictures that have a texture around them, or behind.
       turn: Largest angle that pictures are turned by, in degrees; as all that turns and
         slants them only where the frame has room for it.
       slant: Largest shear of a picture, and logarithm of its stretch.
@@ -61,7 +60,6 @@ class Augmentation:
     flip: bool = True
     variants: int = 0
     lit: float = 0.0
-    surrounded: float = 0.0
     turn: float = 0.0
     slant: float = 0.0
 
@@ -224,8 +222,10 @@ class Batches:
 
     def placing(
         self, epoch: int, index: int, width: int, height: int
-    ) -> geometry.Affine:
-        """Where a sample's picture lies: a pure function of (seed, epoch, index).
+    ) -> tuple[geometry.Affine, warps.Warp | None]:
+        """Where a sample's picture lies, and how it is turned and slanted.
+
+        A pure function of (seed, epoch, index).
 
         With `variants` V the epochs e, e + V, e + 2V, ... have the same placings.
 
@@ -237,48 +237,31 @@ class Batches:
 
         Returns:
           Picture coordinates -> square coordinates, of the warped picture where there
-          is a warp; what was taken keeps its share of the frame.
+          is a warp: what was taken keeps its share of the frame. The warp is None
+          without `turn` and `slant`, or where the frame has no room for it at the share
+          that was drawn.
         """
-        share, x, y, flip = self._placing_draws(epoch, index)
-        warp = self.warp(epoch, index, width, height)
-        if warp is not None:
-            longer = max(width, height)
-            width, height = warp.size(width, height)
-            share *= max(width, height) / longer
-        return geometry.letterbox(
+        drawn, variant = self._augmentation, self._variant(epoch)
+        # Always four draws, so that one choice does not move the others.
+        share, x, y, flip = self._random(variant, _PLACING, index).random(4).tolist()
+        low, high = drawn.frame
+        share = low + (high - low) * share
+        warp = None
+        if drawn.turn or drawn.slant:
+            random = self._random(variant, _WARPING, index)
+            found = warps.draw(random, drawn.turn, drawn.slant)
+            grown = found.size(width, height)
+            grown_share = share * max(grown) / max(width, height)
+            if grown_share <= 1:
+                warp, share, (width, height) = found, grown_share, grown
+        placing = geometry.letterbox(
             width,
             height,
             share,
-            (0.5, 0.5) if self._augmentation.centred else (x, y),
-            self._augmentation.flip and flip < 0.5,
+            (0.5, 0.5) if drawn.centred else (x, y),
+            drawn.flip and flip < 0.5,
         )
-
-    def warp(
-        self, epoch: int, index: int, width: int, height: int
-    ) -> warps.Warp | None:
-        """How a sample's picture is turned and slanted; arguments as of `placing`.
-
-        Returns:
-          None where it is not: without `turn` and `slant`, or where the frame has no
-          room for it at the share that was drawn.
-        """
-        if not (self._augmentation.turn or self._augmentation.slant):
-            return None
-        random = self._random(self._variant(epoch), _WARPING, index)
-        drawn = warps.draw(random, self._augmentation.turn, self._augmentation.slant)
-        growth = max(drawn.size(width, height)) / max(width, height)
-        share = self._placing_draws(epoch, index)[0]
-        return drawn if growth * share <= 1 else None
-
-    def _placing_draws(
-        self, epoch: int, index: int
-    ) -> tuple[float, float, float, float]:
-        """Share of the frame, place in x and y, and what decides on mirroring."""
-        random = self._random(self._variant(epoch), _PLACING, index)
-        # Always four draws, so that one choice does not move the others.
-        share, x, y, flip = random.random(4).tolist()
-        low, high = self._augmentation.frame
-        return low + (high - low) * share, x, y, flip
+        return placing, warp
 
     def _prepare(
         self, epoch: int, index: int
@@ -287,26 +270,19 @@ class Batches:
         pixels = self._cache.read(sample.path)
         height, width = pixels.shape[:2]
         labels, areas = sample.labels or (), sample.unlabelled
-        warp = self.warp(epoch, index, width, height)
+        placing, warp = self.placing(epoch, index, width, height)
         if warp is not None:
             labels = tuple(warp.label(label, width, height) for label in labels)
             areas = tuple(warp.box(area, width, height) for area in areas)
-        placing = self.placing(epoch, index, width, height)
 
         @functools.cache
         def image() -> np.ndarray:
             size = self._matcher.spec.input_size
             shown = pixels if warp is None else warp.picture(pixels)
             square = images.place(shown, placing, size)
-            # Both are always drawn, so that one choice does not move the other.
             random = self._random(self._variant(epoch), _LOOKS, index)
-            lit, surrounded = random.random(2).tolist()
-            if lit < self._augmentation.lit:
-                square = backdrops.light(square, random)
-            if surrounded < self._augmentation.surrounded:
-                white = np.full_like(shown, 255)
-                inside = images.place(white, placing, size)[..., 0] > 127
-                square = backdrops.surround(square, inside, random)
+            if random.random() < self._augmentation.lit:
+                square = lighting.relit(square, random)
             return images.to_input(square, self._range)
 
         placed = [label.mapped(placing) for label in labels]
