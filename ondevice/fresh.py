@@ -69,9 +69,24 @@ class Recipe:
         return topology.rates(self.layers, self.trained)
 
     @functools.cached_property
+    def class_weights(self) -> tuple[str, ...]:
+        """Those of new class heads that train alone at first, on features of the trunk.
+
+        None where the trunk is frozen, since all that trains there does so on features,
+        and none with --ops=select, whose file cannot be told to forget its slots.
+        """
+        frozen = topology.trunk_features(self.layers, self.trained)
+        if frozen or self.ops == "select":
+            return ()
+        return topology.class_weights(self.layers)
+
+    @functools.cached_property
     def features(self) -> tuple[str, ...]:
-        """Layers where the frozen trunk ends; none where it trains."""
-        return topology.trunk_features(self.layers, self.trained)
+        """Layers where the trunk ends; none where nothing trains on its features."""
+        alone = self.class_weights
+        if not alone:
+            return topology.trunk_features(self.layers, self.trained)
+        return topology.trunk_features(self.layers, alone)
 
     def loss(self, outputs, **targets):
         """The detector's loss; see `signatures.losses.detection`."""
@@ -256,7 +271,7 @@ def _versions() -> dict[str, str]:
 def _module(
     recipe: Recipe, weights: Mapping[str, np.ndarray]
 ) -> trainable.Trainable:
-    """The tf.Module, in two parts where the trunk is frozen."""
+    """The tf.Module, in two parts where something trains on the trunk's features."""
     trunk, layers = None, recipe.layers
     if recipe.features:
         below, layers = topology.split(layers, recipe.features)
@@ -271,6 +286,7 @@ def _module(
         recipe.settings,
         trunk,
         recipe.rates,
+        recipe.class_weights,
     )
 
 
@@ -289,4 +305,5 @@ def _dimensions(recipe: Recipe) -> contract.Dimensions:
         coordinates=recipe.spec.coordinates,
         classes=len(recipe.classes),
         features=tuple(shape_of[name] for name in recipe.features),
+        frozen=not recipe.class_weights,
     )

@@ -62,21 +62,30 @@ _LABELS_FROM = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "Epochs in all. Default: 12.", lower_bound=1, flag_values=FLAGS
+    "epochs", None, "Epochs in all. Default: 18.", lower_bound=1, flag_values=FLAGS
+)
+_HEAD_EPOCHS = flags.DEFINE_integer(
+    "head_epochs",
+    None,
+    "Of the epochs, the first ones, in which new class heads learn alone, on features "
+    "that are computed once, many times as fast. Default: 12 where the trunk trains "
+    "and class heads are new.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate",
     None,
-    "Learning rate at its height. Default: 1e-5; 1e-4 for sgd. New class heads learn "
-    "at 400 times it, 1x1 kernels that are not new at a tenth.",
+    "Learning rate at its height. Default: 1e-5; 1e-4 for sgd. Weights learn at "
+    "multiples of it by their kind, and at four times it on cached features.",
     flag_values=FLAGS,
 )
 _SCHEDULE = flags.DEFINE_enum(
     "schedule",
     None,
     ["cosine", "constant"],
-    "cosine: the rate falls to the end of the last epoch; constant. Both rise over the "
-    "first steps. Default: cosine.",
+    "cosine: the rate falls to the end of the last epoch, and of the last of "
+    "--head_epochs; constant. Both rise over the first steps. Default: cosine.",
     flag_values=FLAGS,
 )
 _RESUME = flags.DEFINE_boolean(
@@ -99,8 +108,8 @@ _FRAME = flags.DEFINE_string(
 _VARIANTS = flags.DEFINE_integer(
     "variants",
     None,
-    "Where the trunk is frozen: places that each image is given, over and over, so "
-    "that its features are computed once for each. Default: 8.",
+    "Where features are computed once: places that each image is given, over and over. "
+    "Default: 4.",
     lower_bound=1,
     flag_values=FLAGS,
 )
@@ -113,6 +122,9 @@ _PATIENCE = flags.DEFINE_integer(
 )
 _SHOW_LABELS = commands.define_show_labels(FLAGS)
 _RUNTIME, _THREADS = commands.define_runtime(FLAGS)
+
+# Where the class heads have learnt, nearly, what a frozen trunk lets them.
+_DEFAULT_HEAD_EPOCHS = 12
 
 # Learning rates by optimizer.
 _RATES = {"adam": 1e-5, "adamw": 1e-5, "momentum": 1e-5, "sgd": 1e-4}
@@ -129,6 +141,7 @@ class TrainConfig:
     validation: pathlib.Path | None = None
     labels_from: pathlib.Path | None = None
     epochs: int | None = None
+    head_epochs: int | None = None
     learning_rate: float | None = None
     schedule: str | None = None
     resume: bool = False
@@ -221,6 +234,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
         validation=commands.optional_path(_VALIDATION),
         labels_from=commands.optional_path(_LABELS_FROM),
         epochs=_EPOCHS.value,
+        head_epochs=_HEAD_EPOCHS.value,
         learning_rate=_LEARNING_RATE.value,
         schedule=_SCHEDULE.value,
         resume=_RESUME.value,
@@ -290,10 +304,21 @@ def _settings(
 ) -> runs.Settings:
     """The flags over what a resumed run was set to, over the defaults."""
     from ondevice.device import runs
+    from signatures import contract
 
     name = str(opened.manifest.optimizer.get("name"))
     rate = _RATES.get(name, runs.Settings.learning_rate)
-    settings = runs.Settings(learning_rate=rate)
+    keys = [signature.key for signature in opened.manifest.signatures]
+    can = contract.TRAIN_CLASSES in keys
+    if config.head_epochs and not can:
+        raise commands.UserError(
+            "--head_epochs must be given with a file whose trunk trains and whose "
+            f"class heads are new. Received: {config.head_epochs} with {config.model}, "
+            f"built with --trainable={opened.manifest.trainable} for "
+            f"{len(opened.manifest.classes)} classes."
+        )
+    alone = _DEFAULT_HEAD_EPOCHS if can else 0
+    settings = runs.Settings(learning_rate=rate, head_epochs=alone)
     if resumed is not None:
         settings = resumed.settings
     given = {

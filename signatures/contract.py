@@ -11,7 +11,12 @@ import dataclasses
 from checkpoints import manifest
 
 TRAIN, INFER, SAVE, RESTORE = "train", "infer", "save", "restore"
-EVALUATE, FEATURES, TRAIN_FEATURES = "evaluate", "features", "train_features"
+EVALUATE, FEATURES = "evaluate", "features"
+TRAIN_FEATURES, TRAIN_CLASSES = "train_features", "train_classes"
+
+# Those that move weights, and those of them that take features for an image.
+ON_FEATURES = (TRAIN_FEATURES, TRAIN_CLASSES)
+STEPS = (TRAIN, *ON_FEATURES)
 
 # Version of the tensors that `save` gives and `restore` takes.
 FORMAT_VERSION = 1
@@ -31,7 +36,8 @@ class Dimensions:
       coordinates: C, box and keypoints: 4 + 2 * keypoints.
       classes: K.
       features: Shape of each trunk feature for one image, without the batch; () where
-        the trunk is trained.
+        nothing is to train on them.
+      frozen: Whether the trunk is; else class heads alone are to train on features.
     """
 
     batch: int
@@ -40,10 +46,11 @@ class Dimensions:
     coordinates: int
     classes: int
     features: tuple[tuple[int, ...], ...] = ()
+    frozen: bool = True
 
 
 def target_specs(sizes: Dimensions) -> tuple[manifest.TensorSpec, ...]:
-    """What `train`, `train_features` and `evaluate` take beside the image.
+    """What every step and `evaluate` take beside the image or its features.
 
     class_targets is 1 where an anchor holds class k; box_targets are in the regressors'
     unit (pixels of the input, relative to the anchor); anchor_weights weight the class
@@ -73,6 +80,10 @@ def signatures(
     ops: str = "builtin",
 ) -> tuple[manifest.SignatureSpec, ...]:
     """The contract of one trainable file, in alphabetical order of the keys.
+
+    Where the trunk is frozen `train_features` is `train`, on features. Where it trains
+    and class heads are new, `train_classes` trains these alone, on the features of the
+    trunk as it is: at first they have everything to learn, and it nothing from them.
 
     Under ops=select save and restore are the overview's: both take the path of a
     TensorFlow checkpoint, and save gives it back.
@@ -110,7 +121,7 @@ def signatures(
         )
         table.append(
             manifest.SignatureSpec(
-                TRAIN_FEATURES,
+                TRAIN_FEATURES if sizes.frozen else TRAIN_CLASSES,
                 (*feature_specs(sizes, sizes.batch), *targets, rate),
                 trained,
             )

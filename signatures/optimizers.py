@@ -169,6 +169,7 @@ class Optimizer(tf.Module):
         values: Sequence[tf.Tensor],
         gradients: Sequence[tf.Tensor],
         rate: tf.Tensor,
+        names: Sequence[str] = (),
     ) -> tf.Tensor:
         """Takes one step.
 
@@ -176,6 +177,8 @@ class Optimizer(tf.Module):
           values: The weights as they were read for the gradient, in order.
           gradients: One for each weight.
           rate: The learning rate, a float32 scalar.
+          names: Of these weights; none stands for all. The others and their slots stay
+            as they are.
 
         Returns:
           The gradients' global norm before clipping, a scalar.
@@ -187,16 +190,15 @@ class Optimizer(tf.Module):
             gradients = [gradient * shrink for gradient in gradients]
         step = self.step.read_value() + 1
         t = tf.cast(step, tf.float32)
-        for (name, variable), value, gradient in zip(
-            self._weights.items(), values, gradients
-        ):
+        moved = names or tuple(self._weights)
+        for name, value, gradient in zip(moved, values, gradients, strict=True):
             slots = tuple(slot.read_value() for slot in self.slots[name])
             multiple = self._rates.get(name, 1.0)
             own_rate = rate if multiple == 1.0 else rate * multiple
             value, slots = self._rule.update(
                 value, gradient, slots, own_rate, t, self._settings
             )
-            variable.assign(value)
+            self._weights[name].assign(value)
             for slot, updated in zip(self.slots[name], slots):
                 slot.assign(updated)
         self.step.assign(step)

@@ -1,8 +1,9 @@
 """The `tf.Module` behind a trainable file: train, infer, save, restore, evaluate.
 
 The module owns one variable for each trained weight; every other weight is a constant
-of the graph, so that the converter and XNNPACK see plain convolutions there. Where the
-trunk is frozen the network comes in two parts, and two more signatures stand for them.
+of the graph, so that the converter and XNNPACK see plain convolutions there. Where
+something is to train on the trunk's features the network comes in two parts, and two
+more signatures stand for them.
 
 Inputs and outputs of a signature are passed by their place in the contract and carry
 the names `in_0`, ... and `out_0`, ... until conversion puts the contract's names into
@@ -41,6 +42,7 @@ class Trainable(tf.Module):
         settings: optimizers.Settings,
         trunk: stateless.Stateless | None = None,
         rates: Mapping[str, float] | None = None,
+        class_weights: Sequence[str] = (),
     ) -> None:
         """Takes the weights over: trained ones become variables, the rest constants.
 
@@ -52,20 +54,24 @@ class Trainable(tf.Module):
           loss: From outputs and targets to the losses.
           predict: From outputs to what `infer` gives.
           settings: The optimizer.
-          trunk: From the image to a list of features, frozen.
+          trunk: From the image to a list of features.
           rates: Of the trained weights, as `optimizers.Optimizer` takes them.
+          class_weights: Those of the trained weights that `train_classes` trains.
 
         Raises:
           ValueError: If nothing is trained, or a trained weight is not the network's.
         """
         super().__init__()
-        strangers = sorted(set(trained) - network.names)
+        below: frozenset[str] = trunk.names if trunk else frozenset()
+        strangers = sorted(set(trained) - network.names - below)
         if strangers or not trained:
             raise ValueError(
                 "At least one weight must be trained, and each must be the network's. "
                 f"Received: {len(trained)} to train, of them unknown: {strangers}."
             )
         self._network, self._trunk = network, trunk
+        self._frozen_trunk = trunk is not None and not below & set(trained)
+        self._class_weights = tuple(class_weights)
         self._loss, self._predict = loss, predict
         self._frozen = {n: w for n, w in weights.items() if n not in set(trained)}
         self._weights = {n: tf.Variable(weights[n], name=n) for n in trained}
@@ -133,12 +139,31 @@ class Trainable(tf.Module):
         return self._step(self._inputs(tensors["image"]), tensors)
 
     def _train_features(self, tensors):
-        features = [t for n, t in tensors.items() if n.startswith("feature_")]
-        return self._step(features, tensors)
+        return self._step(_features_in(tensors), tensors)
+
+    def _train_classes(self, tensors):
+        chosen = self._class_weights
+        fixed = {n: v for n, v in self._weights.items() if n in self._network.names}
+        fixed = {n: v.read_value() for n, v in fixed.items() if n not in chosen}
+
+        def losses(values, others, inputs, targets):
+            weights = {**self._constants(), **others, **dict(zip(chosen, values))}
+            found = self._loss(self._network(weights, inputs), **targets)
+            return tuple(found[name] for name in contract.LOSSES)
+
+        values = [self._weights[name].read_value() for name in chosen]
+        found, gradients = self._differentiate(
+            losses, values, fixed, _features_in(tensors), _targets(tensors)
+        )
+        rate = tensors["learning_rate"]
+        norm = self._optimizer.apply(values, gradients, rate, chosen)
+        return {**dict(zip(contract.LOSSES, found)), "gradient_norm": norm}
 
     def _features(self, tensors):
-        features = self._inputs(tensors["image"])
-        return {f"feature_{i}": feature for i, feature in enumerate(features)}
+        inputs = self._inputs(tensors["image"])
+        if not self._frozen_trunk:
+            inputs = self._forward(self._trunk_outputs, self._values(), inputs)
+        return {f"feature_{i}": feature for i, feature in enumerate(inputs)}
 
     def _infer(self, tensors):
         inputs = self._inputs(tensors["image"])
@@ -164,11 +189,13 @@ class Trainable(tf.Module):
     # Parts of them.
 
     def _inputs(self, image):
-        """What the network takes: the image, or the frozen trunk's features of it."""
-        if self._trunk is None:
-            return image
+        """What the weights have a say in: the image, or a frozen trunk's features."""
+        return self._trunk_outputs([], image) if self._frozen_trunk else image
+
+    def _trunk_outputs(self, values, image):
+        assert self._trunk is not None
         # Keras gives a single feature bare.
-        return tf.nest.flatten(self._trunk(self._constants(), image))
+        return tf.nest.flatten(self._trunk(self._all_weights(values), image))
 
     def _values(self) -> list[tf.Tensor]:
         return [variable.read_value() for variable in self._weights.values()]
@@ -176,9 +203,13 @@ class Trainable(tf.Module):
     def _constants(self) -> dict[str, tf.Tensor]:
         return {name: tf.constant(value) for name, value in self._frozen.items()}
 
+    def _all_weights(self, values):
+        return {**self._constants(), **dict(zip(self._weights, values))}
+
     def _outputs(self, values, inputs):
-        weights = {**self._constants(), **dict(zip(self._weights, values))}
-        return self._network(weights, inputs)
+        if self._trunk is not None and not self._frozen_trunk:
+            inputs = self._trunk_outputs(values, inputs)
+        return self._network(self._all_weights(values), inputs)
 
     def _predictions(self, values, inputs):
         return self._predict(self._outputs(values, inputs))
@@ -199,6 +230,11 @@ class Trainable(tf.Module):
     # How a function of the weights is emitted; --ops=select leaves it to TensorFlow.
     _forward: Any = staticmethod(graph.forward)
     _differentiate: Any = staticmethod(graph.value_and_gradients)
+
+
+def _features_in(tensors):
+    """The features that a step was given, in order."""
+    return [t for n, t in tensors.items() if n.startswith("feature_")]
 
 
 def _targets(tensors):

@@ -80,11 +80,34 @@ class MakeTest(absltest.TestCase):
         for name, value in state.items():
             np.testing.assert_array_equal(held[name], value, err_msg=name)
 
-    def test_cached_features_only_where_the_trunk_is_frozen(self):
+    def test_what_trains_on_features(self):
         keys = {s.key for s in tiny_builds.heads().manifest.signatures}
         self.assertContainsSubset({contract.FEATURES, contract.TRAIN_FEATURES}, keys)
+        self.assertNotIn(contract.TRAIN_CLASSES, keys)
+        keys = {s.key for s in tiny_builds.new_classes().manifest.signatures}
+        self.assertContainsSubset({contract.FEATURES, contract.TRAIN_CLASSES}, keys)
+        self.assertNotIn(contract.TRAIN_FEATURES, keys)
+        # Where no head is new there is nothing to train before the rest.
         keys = {s.key for s in tiny_builds.whole().manifest.signatures}
-        self.assertNotIn(contract.FEATURES, keys)
+        self.assertNoCommonElements({contract.FEATURES, *contract.ON_FEATURES}, keys)
+
+    def test_a_step_of_the_classes_moves_nothing_else(self):
+        files, recipe = tiny_builds.new_classes(), tiny_builds.new_classes_recipe()
+        with session.Session(files.model) as opened:
+            before = opened.state()
+            batch = tiny_builds.batch(files.manifest)
+            images = batch.pop("image")
+            features = [opened.features(image[np.newaxis]) for image in images]
+            stacked = {n: np.concatenate([f[n] for f in features]) for n in features[0]}
+            found = opened.train_classes(**stacked, **batch, learning_rate=1e-3)
+            after = opened.state()
+            opened.load_state(before)
+            full = opened.train(image=images, **batch, learning_rate=1e-3)
+        self.assertAlmostEqual(found.loss, full.loss, places=5)
+        self.assertLess(found.gradient_norm, full.gradient_norm)
+        moved = {n for n in before if not np.array_equal(before[n], after[n])}
+        names = {n.removesuffix("/m").removesuffix("/v") for n in moved}
+        self.assertEqual(names, {*recipe.class_weights, "step"})
 
     def test_fingerprint_covers_frozen_weights_and_not_trained_ones(self):
         files = tiny_builds.heads()

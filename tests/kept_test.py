@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from ondevice.device import data, kept, runs, session, training
+from ondevice.device import data, kept, phases, runs, session, training
 from tests import small_data
 
 SETTINGS = runs.Settings(
@@ -136,7 +136,8 @@ class TestTraining:
         """The same placings through `train`: up to float16's rounding the same."""
         run = self.begin(model, sets, tmp_path / "features")
         run.run()
-        with mock.patch.object(training.contract, "FEATURES", "none"):
+        on_images = phases.Phase("train", 0, SETTINGS.epochs, phases.FEATURES_RATE)
+        with mock.patch.object(phases, "plan", return_value=(on_images,)):
             other = self.begin(model, sets, tmp_path / "images")
         whole = other._batches
         whole._augmentation = run._batches._augmentation

@@ -39,13 +39,18 @@ def picture(seed: int, bright: bool) -> np.ndarray:
     return pixels
 
 
-def annotated(root: pathlib.Path, count: int = 9, start: int = 0) -> pathlib.Path:
-    """A folder in yirueilu-b's layout; every second picture is of the class b."""
+def annotated(
+    root: pathlib.Path,
+    count: int = 9,
+    start: int = 0,
+    names: tuple[str, str] = ("a", "b"),
+) -> pathlib.Path:
+    """A folder in yirueilu-b's layout; every second picture is of the second class."""
     (root / "image").mkdir(parents=True)
     (root / "annotation").mkdir()
     for number in range(start, start + count):
-        kind = "ab"[number % 2]
-        Image.fromarray(picture(number, kind == "b")).save(
+        kind = names[number % 2]
+        Image.fromarray(picture(number, kind == names[1])).save(
             root / "image" / f"{number}.png"
         )
         hand = {

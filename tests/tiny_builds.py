@@ -38,6 +38,20 @@ def whole() -> fresh.Files:
         return fresh.make(recipe, tiny_detector.weights(2))
 
 
+def new_classes_recipe() -> fresh.Recipe:
+    """Two classes, every weight trains, Adam with clipping."""
+    return tiny_detector.recipe(
+        classes=CLASSES, settings=optimizers.Settings("adam", 1.0)
+    )
+
+
+@functools.cache
+def new_classes() -> fresh.Files:
+    """The files of `new_classes_recipe`."""
+    with tiny_detector.known():
+        return fresh.make(new_classes_recipe(), tiny_detector.weights(4, len(CLASSES)))
+
+
 @functools.cache
 def select(ops: str = "select") -> fresh.Files:
     """One class, heads alone, Adam, under --ops=select; or the same otherwise."""

@@ -28,27 +28,31 @@ class Settings:
 
     Attributes:
       epochs: In all, those before a resumption included.
-      learning_rate: At the schedule's height.
+      head_epochs: Of them, the first ones, which train new class heads alone.
+      learning_rate: At the schedule's height, for all that trains.
       schedule: A name of `schedule.NAMES`.
       seed: Of order and placing.
       frame: Range of the share of the frame that a picture takes.
-      variants: Places that each picture is given, over and over, where the trunk is
-        frozen and its features of each are kept.
+      variants: Places that each picture is given, over and over, where the trunk's
+        features of each are kept.
       patience: Epochs without a better validation that end the run; 0 waits for ever.
     """
 
-    epochs: int = 12
+    epochs: int = 18
+    head_epochs: int = 0
     learning_rate: float = 1e-5
     schedule: str = schedule.COSINE
     seed: int = 0
     frame: tuple[float, float] = (0.4, 1.0)
-    variants: int = 8
+    variants: int = 4
     patience: int = 5
 
     def __post_init__(self) -> None:
         faults = []
         if self.epochs < 1:
             faults.append("at least one epoch")
+        if self.head_epochs < 0:
+            faults.append("0 or more epochs of the class heads alone")
         if not (0 < self.learning_rate < math.inf):
             faults.append("a positive, finite learning rate")
         if self.schedule not in schedule.NAMES:
@@ -107,6 +111,8 @@ def ended(settings: Settings, state: State) -> str | None:
     """Why the run takes no further step: `EPOCHS` or `PATIENCE`; None where it does."""
     if state.epoch >= settings.epochs:
         return EPOCHS
+    if state.epoch <= settings.head_epochs:
+        return None
     if settings.patience and state.best is not None:
         since = max(state.best["epoch"], state.patience_from)
         if state.epoch - since >= settings.patience:
@@ -122,8 +128,8 @@ def resumption(header: store.Header) -> Resumption:
     """
     try:
         run = dict(header.extra["run"])
-        # Runs of before there was a patience had none.
-        settings = {"patience": 0, **run["settings"]}
+        # Runs of before there were these had none.
+        settings = {"patience": 0, "head_epochs": 0, **run["settings"]}
         low, high = map(float, settings["frame"])
         return Resumption(
             Settings(**{**settings, "frame": (low, high)}),

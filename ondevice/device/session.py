@@ -132,6 +132,10 @@ class Session:
         """Takes one step of the heads on what `features` gave; arrays as of `train`."""
         return _losses(self.call(contract.TRAIN_FEATURES, arrays))
 
+    def train_classes(self, **arrays: Any) -> Losses:
+        """Takes one step of new class heads alone, on the trunk's features."""
+        return _losses(self.call(contract.TRAIN_CLASSES, arrays))
+
     def infer(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Runs the detector.
 
@@ -147,7 +151,7 @@ class Session:
         return self._invoke(image)
 
     def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the frozen trunk's features of [1, S, S, 3] float32, by name."""
+        """Returns the trunk's features of [1, S, S, 3] float32, by name."""
         return self.call(contract.FEATURES, {"image": image})
 
     def features_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -187,6 +191,18 @@ class Session:
                 f"The file must take all {len(tensors)} tensors. Received: "
                 f"{int(found[_RESTORED])} taken."
             )
+
+    def forget_steps(self) -> None:
+        """Sets the optimizer's slots and its step to zero; the weights stay.
+
+        Raises:
+          SessionError: As `state`.
+        """
+        tensors = self.state()
+        for variable in self.manifest.variables:
+            if variable.role != manifests.WEIGHT:
+                tensors[variable.name] = np.zeros_like(tensors[variable.name])
+        self.load_state(tensors)
 
     def save(
         self,

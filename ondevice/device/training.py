@@ -19,31 +19,25 @@ from typing import Any
 
 from absl import logging
 
-from ondevice.detection import anchors, targets
 from ondevice.device import (
-    batches,
     detectors,
     evaluation,
     events,
     image_cache,
     journal,
-    kept,
     labelled,
     opening,
+    phases,
     plot,
     runs,
     samples,
     schedule,
     session,
+    supplies,
 )
-from signatures import contract
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"
 METRICS, PLOT, EVENTS = "metrics.jsonl", "training.png", "tensorboard"
-
-# How pictures are drawn, their share of the frame apart: half of them in other light,
-# turned and slanted as hands are held.
-DRAWN = batches.Augmentation(lit=0.5, turn=15.0, slant=0.2)
 
 # Steps between two lines of metrics.jsonl.
 LINE_EVERY = 10
@@ -82,58 +76,21 @@ class Training:
         Raises:
           DataError: If a data set does not do.
         """
-        manifest = opened.manifest
         self._session, self._directory = opened, directory
-        self._settings, self._validation = settings, validation
+        self._settings, self._train, self._validation = settings, train, validation
         self._cache = cache or image_cache.ImageCache()
-        spec = anchors.AnchorSpec.from_dict(manifest.anchors)
-        matcher = targets.Matcher(spec, len(manifest.classes), manifest.keypoints)
-
-        def batched(
-            dataset: samples.Dataset,
-            augmentation: batches.Augmentation,
-            encode: batches.Encode = batches.as_image,
-            teach: batches.Encode | None = None,
-        ) -> batches.Batches:
-            return batches.Batches(
-                dataset.labelled().samples,
-                matcher,
-                manifest.input_range,
-                manifest.batch_size,
-                augmentation,
-                settings.seed,
-                self._cache,
-                encode=encode,
-                teach=teach,
-            )
-
-        def keeping(compute: kept.Compute) -> batches.Encode:
-            return kept.Kept(compute, directory)
-
-        teach: batches.Encode | None = None
-        self._frozen_trunk = contract.FEATURES in (s.key for s in manifest.signatures)
-        if self._frozen_trunk:
-            # What is the same in every epoch is computed once.
-            drawn = dataclasses.replace(
-                DRAWN, frame=settings.frame, variants=settings.variants
-            )
-            if teacher is not None:
-                teach = keeping(teacher.seen)
-            encode = keeping(opened.features_of)
-            self._batches = batched(train, drawn, encode, teach)
-        else:
-            if teacher is not None:
-                teach = _anew(teacher.seen)
-            drawn = dataclasses.replace(DRAWN, frame=settings.frame)
-            self._batches = batched(train, drawn, teach=teach)
+        self._supplies = supplies.Supplies(
+            opened, directory, settings, self._cache, teacher
+        )
+        keys = [signature.key for signature in opened.manifest.signatures]
+        self._phases = phases.plan(keys, settings.epochs, settings.head_epochs)
+        self._phase = self._phase_at(resumed.state.epoch if resumed else 0)
+        self._batches = self._supplies.to_train(train, self._phase.on_features)
         # The middle of what is trained on, the same for every picture and epoch.
         self._share = sum(settings.frame) / 2
-        fixed = batches.Augmentation((self._share, self._share), True, False)
         self._fixed = None
         if validation.labelled().samples:
-            if teacher is not None:
-                teach = keeping(teacher.seen)
-            self._fixed = batched(validation, fixed, teach=teach)
+            self._fixed = self._supplies.to_validate(validation, self._share)
         self._detector = opening.of_session(opened)
         self._data = labelled.digest(train.labelled())
         self._journal = journal.Journal(directory / METRICS)
@@ -190,7 +147,9 @@ class Training:
 
     def _steps(self, asked: threading.Event, progress: Progress) -> None:
         """Takes the steps of the epoch that are left."""
-        state, settings, opened = self.state, self._settings, self._session
+        state, settings = self.state, self._settings
+        phase = self._enter_phase()
+        take = getattr(self._session, phase.key)
         left = self.epoch_steps - state.epoch_step
         given = self._batches.epoch(state.epoch, state.epoch_step)
         bar = progress(given, f"epoch {state.epoch + 1}/{settings.epochs}", left)
@@ -198,12 +157,11 @@ class Training:
             for batch in bar:
                 rate = schedule.rate(
                     settings.schedule,
-                    settings.learning_rate,
-                    state.epoch * self.epoch_steps + state.epoch_step,
+                    settings.learning_rate * phase.rate,
+                    (state.epoch - phase.first) * self.epoch_steps + state.epoch_step,
                     self.epoch_steps,
-                    settings.epochs * self.epoch_steps,
+                    (phase.last - phase.first) * self.epoch_steps,
                 )
-                take = opened.train_features if self._frozen_trunk else opened.train
                 found = take(**batch, learning_rate=rate)
                 self._refuse_divergence(found, rate)
                 state.steps += 1
@@ -224,6 +182,23 @@ class Training:
                 if asked.is_set():
                     raise _Stopped
 
+    def _enter_phase(self) -> phases.Phase:
+        """Goes over to the epoch's phase, if it is another."""
+        epoch = self.state.epoch
+        phase = self._phase_at(epoch)
+        if phase != self._phase:
+            logging.info("All that trains does so from epoch %d on.", phase.first + 1)
+            self._batches = self._supplies.to_train(self._train, phase.on_features)
+            self._phase = phase
+        if epoch == phase.first > 0 and self.state.epoch_step == 0:
+            # The steps so far were of other weights, or other sizes.
+            self._session.forget_steps()
+        return phase
+
+    def _phase_at(self, epoch: int) -> phases.Phase:
+        """The phase of an epoch; after the last epoch the last phase."""
+        return next((p for p in self._phases if epoch < p.last), self._phases[-1])
+
     def _end_of_epoch(self, asked: threading.Event, progress: Progress) -> None:
         """Validates and saves."""
         state, settings = self.state, self._settings
@@ -235,7 +210,9 @@ class Training:
             "loss": state.loss_sum / self.epoch_steps,
             "validation": validation,
         }
-        line["best"] = state.best is None or _rank(line) > _rank(state.best)
+        # A phase is judged by its own epochs: the last one trains all that is to train.
+        best = None if state.epoch == self._phase.first else state.best
+        line["best"] = best is None or _rank(line) > _rank(best)
         state.epoch, state.epoch_step, state.loss_sum = state.epoch + 1, 0, 0.0
         state.last = line
         if line["best"]:
@@ -368,11 +345,6 @@ def _interruptions() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _anew(compute: kept.Compute) -> batches.Encode:
-    """Computes each time, for what never comes again."""
-    return lambda key, image: compute(image())
 
 
 @contextlib.contextmanager

@@ -320,6 +320,12 @@ def rates(layers: tuple[Layer, ...], trained: tuple[str, ...]) -> dict[str, floa
     return {name: rate(name) for name in trained if rate(name) != 1.0}
 
 
+def class_weights(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    """Names of the weights of new class heads; none with one class."""
+    heads = {layer.name for layer in layers if layer.group == CLASS_HEAD}
+    return tuple(n for n in variables(layers) if n.split("/")[0] in heads)
+
+
 def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]:
     """Which weights `--trainable=choice` trains.
 

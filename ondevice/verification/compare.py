@@ -172,7 +172,7 @@ def training(
     arrays: Arrays,
     facts: Mapping[str, Any],
     firsts: Sequence[Step],
-    mixed: Step,
+    on_features: Step,
     long_run: Mapping[int, Step],
     optimizer: str,
     runtime: str,
@@ -188,7 +188,8 @@ def training(
       arrays: What the runtime kept.
       facts: What it found.
       firsts: From the fresh state, one for each batch.
-      mixed: From the fresh state, on the batch of all images.
+      on_features: From the fresh state, on the batch of all images, of the weights
+        that train on its features.
       long_run: Step -> from the runtime's own state before it.
       optimizer: Its name.
       runtime: Its name.
@@ -216,9 +217,9 @@ def training(
         first,
         f"{share:.1%} of the elements stand above rounding noise and were compared",
     )
-    cached = state(arrays, "train_features")
+    cached = state(arrays, "on_features")
     if cached:
-        errors, share = step_errors(cached, mixed, optimizer)
+        errors, share = step_errors(cached, on_features, optimizer)
         compared(
             "one step on cached features against tf.GradientTape, error over bound",
             errors,

@@ -172,7 +172,7 @@ class _Exercise:
             contract.RESTORE: state,
         }
         keys = [signature.key for signature in self._manifest.signatures]
-        if contract.FEATURES in keys:
+        for on_features in set(keys) & set(contract.ON_FEATURES):
             batch = [
                 self._fresh_features({"image": one[None]})
                 for one in self._batch["image"]
@@ -180,7 +180,7 @@ class _Exercise:
             features = {n: np.concatenate([b[n] for b in batch]) for n in batch[0]}
             inputs[contract.FEATURES] = image
             targets = {k: v for k, v in train.items() if k != "image"}
-            inputs[contract.TRAIN_FEATURES] = {**features, **targets}
+            inputs[on_features] = {**features, **targets}
         return {key: inputs[key] for key in keys}
 
     def _fresh_features(self, image: Arrays) -> Arrays:
@@ -200,7 +200,6 @@ class _Exercise:
         """
         state = self._save(self._fresh())
         inputs = self._inputs(state)
-        steps = (contract.TRAIN, contract.TRAIN_FEATURES)
         faults: list[str] = []
         first: dict[str, Arrays] = {}
         for key in inputs:
@@ -215,20 +214,23 @@ class _Exercise:
                     runner = self._fresh()
                     runner.call(before, inputs[before])
                     got = runner.call(key, inputs[key])
-                    if before in steps:
+                    if before in contract.STEPS:
                         stepped.setdefault(before, {})[key] = got
                     elif not _equal(got, first[key]):
                         faults.append(f"{key} after {before} differs from {key} first")
         for before, results in stepped.items():
             for key, got in results.items():
-                moved = key not in (contract.RESTORE, contract.FEATURES)
+                # The trunk's features move where the step trains the trunk.
+                whole = contract.TRAIN_CLASSES in inputs and before == contract.TRAIN
+                moved = key != contract.RESTORE
+                moved &= key != contract.FEATURES or whole
                 if moved == _equal(got, first[key]):
                     verb = "does not see" if moved else "is changed by"
                     faults.append(f"{key} {verb} the step of {before}")
-        if contract.TRAIN_FEATURES in inputs:
+        for key in set(inputs) & set(contract.ON_FEATURES):
             runner = self._fresh()
-            runner.call(contract.TRAIN_FEATURES, inputs[contract.TRAIN_FEATURES])
-            self._keep("train_features", self._save(runner))
+            runner.call(key, inputs[key])
+            self._keep("on_features", self._save(runner))
         self.facts["orders"] = {
             "combinations": len(inputs) ** 2,
             "faults": faults,

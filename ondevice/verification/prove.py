@@ -147,7 +147,7 @@ def prove(
                 arrays,
                 facts,
                 course.firsts,
-                course.first_mixed,
+                course.first_on_features,
                 course.along(arrays, exercise.checked_steps(steps)),
                 recipe.settings.name,
                 runtime,
@@ -177,7 +177,7 @@ class _Course:
         photographs: list[pathlib.Path],
         outputs: Mapping[str, Mapping[str, np.ndarray]],
     ) -> None:
-        self._settings = recipe.settings
+        self._settings, self._class_weights = recipe.settings, recipe.class_weights
         self._truth = reference.Reference(
             functools.partial(network.build, recipe.layers, recipe.spec.name),
             weights,
@@ -205,9 +205,9 @@ class _Course:
         return [self._step(self._fresh, batch) for batch in self.batches]
 
     @functools.cached_property
-    def first_mixed(self) -> compare.Step:
-        """From the fresh state, on the mixed batch."""
-        return self._step(self._fresh, self.mixed)
+    def first_on_features(self) -> compare.Step:
+        """From the fresh state, on the mixed batch, of what trains on its features."""
+        return self._step(self._fresh, self.mixed, self._class_weights)
 
     def along(
         self, arrays: Mapping[str, np.ndarray], numbers: Sequence[int]
@@ -233,10 +233,14 @@ class _Course:
         return found
 
     def _step(
-        self, before: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+        self,
+        before: Mapping[str, np.ndarray],
+        batch: Mapping[str, np.ndarray],
+        only: Sequence[str] = (),
     ) -> compare.Step:
+        settings, rate = self._settings, self.rate
         found = {
-            dtype: self._truth.step(before, batch, self._settings, self.rate, dtype)
+            dtype: self._truth.step(before, batch, settings, rate, dtype, only)
             for dtype in ("float32", "float64")
         }
         loss, double = found["float64"]

@@ -86,6 +86,7 @@ class Reference:
         settings: optimizers.Settings,
         rate: float,
         dtype: str,
+        only: Sequence[str] = (),
     ) -> tuple[float, dict[str, np.ndarray]]:
         """Takes one training step from any state.
 
@@ -95,6 +96,7 @@ class Reference:
           settings: The optimizer.
           rate: The learning rate.
           dtype: `float32` or `float64`.
+          only: Names of the weights that move; none stands for all that train.
 
         Returns:
           The loss before the step, and the state after it, but for the step's number.
@@ -113,9 +115,14 @@ class Reference:
 
         set_state()
         loss, gradients = self._gradients[dtype](*_tensors(batch, dtype))
+        moved = set(only or self._trained)
+        gradients = [
+            gradient if name in moved else tf.zeros_like(gradient)
+            for name, gradient in zip(self._trained, gradients)
+        ]
         if settings.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
-        after = {}
+        after = {n: np.asarray(v) for n, v in state.items() if n != "step"}
         # Keras' optimizers have one rate for all: a step of all for each rate, of which
         # the weights that learn at it are taken.
         for multiple in sorted(set(self._rates)):
@@ -123,7 +130,7 @@ class Reference:
             optimizer.learning_rate.assign(rate * multiple)
             optimizer.apply(gradients, variables)
             for place, name in enumerate(self._trained):
-                if self._rates[place] == multiple:
+                if self._rates[place] == multiple and name in moved:
                     after[name] = variables[place].numpy().copy()
                     for slot, values in slots.items():
                         after[f"{name}/{slot}"] = values[place].numpy().copy()
