@@ -148,7 +148,8 @@ class TestTraining:
         constant = dataclasses.replace(SETTINGS, schedule="constant")
         begin(tmp_path / "once", constant).run()
         for epochs in (1, 2, 4):
-            begin(tmp_path / "thrice", dataclasses.replace(constant, epochs=epochs)).run()
+            settings = dataclasses.replace(constant, epochs=epochs)
+            begin(tmp_path / "thrice", settings).run()
         once, thrice = weights(tmp_path / "once"), weights(tmp_path / "thrice")
         for name, value in once.items():
             np.testing.assert_array_equal(thrice[name], value, err_msg=name)
