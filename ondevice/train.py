@@ -62,7 +62,7 @@ _LABELS_FROM = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "Epochs in all. Default: 18.", lower_bound=1, flag_values=FLAGS
+    "epochs", None, "Epochs in all. Default: 20.", lower_bound=1, flag_values=FLAGS
 )
 _HEAD_EPOCHS = flags.DEFINE_integer(
     "head_epochs",
@@ -116,7 +116,7 @@ _VARIANTS = flags.DEFINE_integer(
 _PATIENCE = flags.DEFINE_integer(
     "patience",
     None,
-    "Epochs without a better validation that end the run; 0 never ends it. Default: 5.",
+    "Epochs without a better validation that end the run; 0 never ends it. Default: 8.",
     lower_bound=0,
     flag_values=FLAGS,
 )

@@ -38,14 +38,14 @@ class Settings:
       patience: Epochs without a better validation that end the run; 0 waits for ever.
     """
 
-    epochs: int = 18
+    epochs: int = 20
     head_epochs: int = 0
     learning_rate: float = 1e-5
     schedule: str = schedule.COSINE
     seed: int = 0
     frame: tuple[float, float] = (0.4, 1.0)
     variants: int = 4
-    patience: int = 5
+    patience: int = 8
 
     def __post_init__(self) -> None:
         faults = []

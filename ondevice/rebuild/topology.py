@@ -23,12 +23,11 @@ STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
 )  # fmt: skip
 BLOCK = "block:"  # followed by the block's number, from the input on
 
-# Multiples of the learning rate. A new class branch has everything to learn, beside a
-# network that was trained and whose BatchNorm is folded away: Adam moves every weight
-# by the rate whatever its gradient, and small steps there are large ones here. What a
-# detector knew of other pictures is forgotten where its 1x1 kernels move, whose weights
-# are small and sum over up to 256 channels. BUILD_NOTES.md has what was measured.
-CLASS_RATE, POINTWISE_RATE = 400.0, 0.1
+# Multiple of the learning rate at which a new class branch learns: it has everything to
+# learn, beside a network that was trained and whose BatchNorm is folded away. Adam moves
+# every weight by the rate whatever its gradient, and small steps there are large ones
+# here. BUILD_NOTES.md has what was measured.
+CLASS_RATE = 100.0
 
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
@@ -308,16 +307,8 @@ def rates(layers: tuple[Layer, ...], trained: tuple[str, ...]) -> dict[str, floa
     Returns:
       Name -> multiple, for those whose multiple is not 1.
     """
-    by_name = {layer.name: layer for layer in layers}
-
-    def rate(name: str) -> float:
-        layer = by_name[name.split("/")[0]]
-        if layer.group == CLASS_HEAD:
-            return CLASS_RATE
-        pointwise = (layer.kind, layer.kernel) == ("conv", 1)
-        return POINTWISE_RATE if pointwise and name.endswith("/kernel") else 1.0
-
-    return {name: rate(name) for name in trained if rate(name) != 1.0}
+    new = set(class_weights(layers))
+    return {name: CLASS_RATE for name in trained if name in new}
 
 
 def class_weights(layers: tuple[Layer, ...]) -> tuple[str, ...]:
