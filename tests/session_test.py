@@ -118,6 +118,20 @@ class RunTest(SessionTestCase):
             np.testing.assert_allclose(heads.state()[name], value, rtol=1e-5)
 
     @parameterized.parameters(*runtimes.installed())
+    def test_forgotten_steps_leave_the_weights(self, runtime):
+        opened = self.open(runtime=runtime)
+        for _ in range(3):
+            opened.train(**batch(), learning_rate=0.01)
+        before = opened.state()
+        opened.forget_steps()
+        after = opened.state()
+        kept = {v.name for v in opened.manifest.variables if v.role == "weight"}
+        for name, value in before.items():
+            self.assertTrue(value.any(), name)  # Else zeros would prove nothing.
+            expected = value if name in kept else np.zeros_like(value)
+            np.testing.assert_array_equal(after[name], expected, err_msg=name)
+
+    @parameterized.parameters(*runtimes.installed())
     def test_results_belong_to_the_caller(self, runtime):
         opened = self.open(runtime=runtime)
         state, (boxes, logits) = opened.state(), opened.infer(IMAGE)

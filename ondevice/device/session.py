@@ -96,7 +96,8 @@ class Session:
                 f"{strict_json.summary(faults)}; in {name}."
             )
         self.runtime = runtimes.choose(runtime, bool(self.file.flex()))
-        self._interpreter = runtimes.create(self.file.data, self.runtime, threads)
+        self._threads = threads
+        self._interpreter = self._created()
         self._runners: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -195,14 +196,19 @@ class Session:
     def forget_steps(self) -> None:
         """Sets the optimizer's slots and its step to zero; the weights stay.
 
+        In a new interpreter: the memory of signatures that ran so far is freed.
+
         Raises:
           SessionError: As `state`.
         """
-        tensors = self.state()
-        for variable in self.manifest.variables:
-            if variable.role != manifests.WEIGHT:
-                tensors[variable.name] = np.zeros_like(tensors[variable.name])
-        self.load_state(tensors)
+        with self._lock:
+            tensors = self.state()
+            for variable in self.manifest.variables:
+                if variable.role != manifests.WEIGHT:
+                    tensors[variable.name] = np.zeros_like(tensors[variable.name])
+            self.close()
+            self._interpreter = self._created()
+            self.load_state(tensors)
 
     def save(
         self,
@@ -327,6 +333,9 @@ class Session:
                 f"classificators. Received: {[output.shape for output in found]}."
             )
         return _own(found[0]), _own(found[1])
+
+    def _created(self) -> Any:
+        return runtimes.create(self.file.data, self.runtime, self._threads)
 
     def _open(self) -> Any:
         if self._interpreter is None:

@@ -23,10 +23,10 @@ STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
 )  # fmt: skip
 BLOCK = "block:"  # followed by the block's number, from the input on
 
-# Multiple of the learning rate at which a new class branch learns: it has everything to
-# learn, beside a network that was trained and whose BatchNorm is folded away. Adam moves
-# every weight by the rate whatever its gradient, and small steps there are large ones
-# here. BUILD_NOTES.md has what was measured.
+# Multiple of the learning rate at which a new class branch learns: it has everything
+# to learn, beside a network that was trained and whose BatchNorm is folded away. Adam
+# moves every weight by the rate whatever its gradient, and small steps there are large
+# ones here. BUILD_NOTES.md has what was measured.
 CLASS_RATE = 100.0
 
 # Outputs of the network, the vendor's two and the class logits beside them.
