@@ -62,13 +62,13 @@ _LABELS_FROM = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "Epochs in all. Default: 20.", lower_bound=1, flag_values=FLAGS
+    "epochs", None, "Epochs in all. Default: 32.", lower_bound=1, flag_values=FLAGS
 )
 _HEAD_EPOCHS = flags.DEFINE_integer(
     "head_epochs",
     None,
     "Of the epochs, the first ones, in which new class heads learn alone, on features "
-    "that are computed once, many times as fast. Default: 12 where the trunk trains "
+    "that are computed once, many times as fast. Default: 24 where the trunk trains "
     "and class heads are new.",
     lower_bound=0,
     flag_values=FLAGS,
@@ -124,7 +124,7 @@ _SHOW_LABELS = commands.define_show_labels(FLAGS)
 _RUNTIME, _THREADS = commands.define_runtime(FLAGS)
 
 # Where the class heads have learnt, nearly, what a frozen trunk lets them.
-_DEFAULT_HEAD_EPOCHS = 12
+_DEFAULT_HEAD_EPOCHS = 24
 
 # Learning rates by optimizer.
 _RATES = {"adam": 1e-5, "adamw": 1e-5, "momentum": 1e-5, "sgd": 1e-4}

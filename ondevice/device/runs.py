@@ -38,7 +38,7 @@ class Settings:
       patience: Epochs without a better validation that end the run; 0 waits for ever.
     """
 
-    epochs: int = 20
+    epochs: int = 32
     head_epochs: int = 0
     learning_rate: float = 1e-5
     schedule: str = schedule.COSINE
