@@ -15,7 +15,7 @@ from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
 from ondevice import build, commands, exporting, reconvert, sources
 from ondevice.device import probe, runtimes, session
-from ondevice.verification import exercise
+from ondevice.verification import runners
 from signatures import contract
 from tests import tiny_builds
 
@@ -195,7 +195,7 @@ class TrainingTest(SelectTestCase):
             self.assertLessEqual(error, 5e-3 * change + 1e-7, name)
 
     def test_the_builds_own_runner_speaks_by_path(self):
-        runner = exercise._PathRunner(self.files.model, "tensorflow", 1)
+        runner = runners.PathRunner(self.files.model, "tensorflow", 1)
         version = {"format_version": np.int32(contract.FORMAT_VERSION)}
         state = runner.call(contract.SAVE, version)
         self.assertEqual(set(state), {v.name for v in self.manifest.variables})
