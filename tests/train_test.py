@@ -70,7 +70,10 @@ def assert_same_run(first: pathlib.Path, second: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "momentum", "sgd"])
 def test_two_processes_take_the_steps_of_one(command, tmp_path, optimizer):
-    fixed = ("--schedule=constant", "--learning_rate=1e-5", "--seed=3")
+    fixed = ["--schedule=constant", "--learning_rate=1e-5", "--seed=3"]
+    steps = 20  # Of the optimizer.
+    if optimizer == "adam":  # The file in which class heads may learn alone first.
+        fixed, steps = [*fixed, "--head_epochs=1"], 15
     once = small_data.result(
         command(tmp_path / "once", "--epochs=4", *fixed, optimizer=optimizer)
     )
@@ -85,7 +88,7 @@ def test_two_processes_take_the_steps_of_one(command, tmp_path, optimizer):
     after, header = store.load_file(twice / LATEST)
     changed = [n for n in after if (after[n] != before[n]).any()]
     assert len(changed) > len(after) / 2  # It did train on.
-    assert (header.step, header.epoch, header.seed) == (20, 4, 3)
+    assert (header.step, header.epoch, header.seed) == (steps, 4, 3)
     assert_same_run(tmp_path / "once", twice)
     for name in ("seconds", "cpu_seconds", "peak_memory"):
         assert once.pop(name) > 0 and rest.pop(name) > 0
