@@ -26,7 +26,8 @@ def run_dir(tiny_model, data, env, tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained") / "run"
     done = small_data.run(
         "train", f"--model={tiny_model('adam')}", f"--data={data}", "--epochs=4",
-        f"--checkpoint_dir={directory}", "--learning_rate=1e-3", env=env,
+        f"--checkpoint_dir={directory}", "--learning_rate=1e-3", "--head_epochs=0",
+        env=env,
     )  # fmt: skip
     small_data.result(done)
     return directory
