@@ -122,7 +122,8 @@ class TestTraining:
         found = lines(whole, "step")
         rates = {line["step"]: line["learning_rate"] for line in found}
         assert rates[1] == pytest.approx(4e-3 / 4)  # The first of four to warm up.
-        assert rates[10] < 1e-3  # The second of the second phase's.
+        # The second of four to warm up, and of eight that fall.
+        assert rates[10] == pytest.approx(1e-3 * 2 / 4 * 0.951, rel=1e-3)
 
     def test_a_phase_is_judged_by_its_own_epochs(self, whole):
         best = [line["best"] for line in lines(whole, "epoch")]
