@@ -142,22 +142,16 @@ class Trainable(tf.Module):
         return self._step(_features_in(tensors), tensors)
 
     def _train_classes(self, tensors):
-        chosen = self._class_weights
-        fixed = {n: v for n, v in self._weights.items() if n in self._network.names}
-        fixed = {n: v.read_value() for n, v in fixed.items() if n not in chosen}
-
-        def losses(values, others, inputs, targets):
-            weights = {**self._constants(), **others, **dict(zip(chosen, values))}
-            found = self._loss(self._network(weights, inputs), **targets)
-            return tuple(found[name] for name in contract.LOSSES)
-
-        values = [self._weights[name].read_value() for name in chosen]
-        found, gradients = self._differentiate(
-            losses, values, fixed, _features_in(tensors), _targets(tensors)
-        )
-        rate = tensors["learning_rate"]
-        norm = self._optimizer.apply(values, gradients, rate, chosen)
-        return {**dict(zip(contract.LOSSES, found)), "gradient_norm": norm}
+        names = self._class_weights
+        values = [self._weights[name].read_value() for name in names]
+        # The features have been through the trunk's: the other heads' are left.
+        others = {
+            name: variable.read_value()
+            for name, variable in self._weights.items()
+            if name in self._network.names and name not in names
+        }
+        inputs = (others, _features_in(tensors))
+        return self._moved(names, self._class_losses, values, inputs, tensors)
 
     def _features(self, tensors):
         inputs = self._inputs(tensors["image"])
@@ -215,16 +209,29 @@ class Trainable(tf.Module):
         return self._predict(self._outputs(values, inputs))
 
     def _losses(self, values, inputs, targets):
+        return self._losses_of(self._outputs(values, inputs), targets)
+
+    def _class_losses(self, values, others, features, targets):
+        named = dict(zip(self._class_weights, values))
+        weights = {**self._constants(), **others, **named}
+        return self._losses_of(self._network(weights, features), targets)
+
+    def _losses_of(self, outputs, targets):
         """The losses in the contract's order, the one to differentiate first."""
-        losses = self._loss(self._outputs(values, inputs), **targets)
+        losses = self._loss(outputs, **targets)
         return tuple(losses[name] for name in contract.LOSSES)
 
     def _step(self, inputs, tensors):
         values = self._values()
+        return self._moved((), self._losses, values, (inputs,), tensors)
+
+    def _moved(self, names, losses_of, values, inputs, tensors):
+        """Differentiates and takes the step; `names` as `Optimizer.apply` has them."""
         losses, gradients = self._differentiate(
-            self._losses, values, inputs, _targets(tensors)
+            losses_of, values, *inputs, _targets(tensors)
         )
-        norm = self._optimizer.apply(values, gradients, tensors["learning_rate"])
+        rate = tensors["learning_rate"]
+        norm = self._optimizer.apply(values, gradients, rate, names)
         return {**dict(zip(contract.LOSSES, losses)), "gradient_norm": norm}
 
     # How a function of the weights is emitted; --ops=select leaves it to TensorFlow.
