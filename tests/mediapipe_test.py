@@ -195,7 +195,7 @@ def ours(name: str, runtime: str) -> Iterator[detectors.Detector]:
 
 def installed(runtime: str) -> str:
     if runtime not in runtimes.installed():
-        pytest.skip(f"{runtime} is not installed.")
+        shared_data.missing(f"{runtime} is not installed.")
     return runtime
 
 

@@ -75,7 +75,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_set():
 @pytest.mark.parametrize("runtime", runtimes.NAMES)
 def test_palm_128_is_within_the_bound_of_its_file(runtime):
     if runtime not in runtimes.installed():
-        pytest.skip(f"{runtime} is not installed")
+        shared_data.missing(f"{runtime} is not installed.")
     path = shared_data.shared("models", "palm_detection_128.tflite")
     folder = shared_data.shared("data", "sign_digits")
     file = tflite_file.read(path)
