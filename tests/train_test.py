@@ -99,7 +99,7 @@ def test_interrupted_in_the_middle_of_an_epoch(tiny_model, tmp_path, env):
     data = small_data.annotated(tmp_path / "hands", 131)  # 59 steps an epoch.
     arguments = [
         f"--model={tiny_model('adam')}", f"--data={data}", "--threads=1",
-        "--schedule=constant",
+        "--schedule=constant", "--head_epochs=0",
     ]  # fmt: skip
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
@@ -156,7 +156,9 @@ def test_result_and_files(command, tmp_path):
     assert found["class_accuracy"] == epochs[-1]["validation"]["class_accuracy"]
     best = [line for line in epochs if line["best"]][-1]
     assert found["best"] == {"epoch": best["epoch"], **best["validation"]}
-    assert store.load_file(tmp_path / "run" / BEST)[1].epoch == best["epoch"]
+    _, header = store.load_file(tmp_path / "run" / BEST)
+    assert header.epoch == best["epoch"]
+    assert header.extra["run"]["settings"]["head_epochs"] == 1  # Of two, by default.
     assert (tmp_path / "run" / "training.png").stat().st_size > 1000
 
 
