@@ -141,8 +141,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     cache = image_cache.ImageCache()
     running = (config.runtime, config.threads)
     models = comparison.with_checkpoints(config.models, config.checkpoints)
-    drawing = config.labels_from or config.models[0]
-    labeller = functools.partial(opening.open_detector, drawing, None, *running)
+    labeller = functools.partial(
+        opening.open_labeller, config.labels_from, config.models[0], *running
+    )
     with comparison.open_all(models, *running) as opened:
         (dataset,) = labelled.load(
             [config.data],

@@ -232,7 +232,7 @@ def _measure(
         [config.data],
         source.manifest.classes,
         functools.partial(
-            opening.open_detector, config.labels_from or str(config.model)
+            opening.open_labeller, config.labels_from, str(config.model)
         ),
         cache,
         # Where training and evaluation keep labels, too.

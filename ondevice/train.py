@@ -335,9 +335,9 @@ def _labeller(config: TrainConfig) -> labelled.Labeller:
     from ondevice.device import opening
 
     return functools.partial(
-        opening.open_detector,
-        config.labels_from or config.model,
-        None,
+        opening.open_labeller,
+        config.labels_from,
+        config.model,
         config.runtime,
         config.threads,
     )
