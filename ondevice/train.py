@@ -196,7 +196,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
                     dataset, config.show_labels, cache, prefix, commands.progress
                 )
         directory.mkdir(parents=True, exist_ok=True)
-        untouched = stack.enter_context(_labeller(config)()).detector
+        # One thread: it runs beside the steps, which have the others.
+        beside = dataclasses.replace(config, threads=1)
+        untouched = stack.enter_context(_labeller(beside)()).detector
         teacher: detectors.Detector | None = untouched
         if untouched.spec != opening.of_session(opened).spec:
             logging.warning("--labels_from has other anchors: they teach nothing.")

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -190,16 +191,18 @@ def _vendor(
     spec = recognition.recognise(file).spec
     interpreter = runtimes.create(file.data, runtime, threads)
     (entry,) = interpreter.get_input_details()
+    lock = threading.Lock()
     by_width = {
         int(output["shape"][-1]): output["index"]
         for output in interpreter.get_output_details()
     }
 
     def infer(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        interpreter.set_tensor(entry["index"], image)
-        interpreter.invoke()
         regressors, logits = by_width[spec.coordinates], by_width[1]
-        return interpreter.get_tensor(regressors), interpreter.get_tensor(logits)
+        with lock:
+            interpreter.set_tensor(entry["index"], image)
+            interpreter.invoke()
+            return interpreter.get_tensor(regressors), interpreter.get_tensor(logits)
 
     return detectors.Detector(
         infer, anchors.PRESETS[spec.name], spec.input_range, digest

@@ -55,6 +55,7 @@ class Session:
       file: The parsed .tflite; its constants stay what they were.
       manifest: Embedded in it.
       runtime: Name of the runtime that runs it.
+      threads: Of the runtime, as it was given.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Session:
                 f"{strict_json.summary(faults)}; in {name}."
             )
         self.runtime = runtimes.choose(runtime, bool(self.file.flex()))
-        self._threads = threads
+        self.threads = threads
         self._interpreter = self._created()
         self._runners: dict[str, Any] = {}
         self._lock = threading.RLock()
@@ -335,7 +336,7 @@ class Session:
         return _own(found[0]), _own(found[1])
 
     def _created(self) -> Any:
-        return runtimes.create(self.file.data, self.runtime, self._threads)
+        return runtimes.create(self.file.data, self.runtime, self.threads)
 
     def _open(self) -> Any:
         if self._interpreter is None:

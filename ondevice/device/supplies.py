@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import queue
+
+import numpy as np
 
 from ondevice.detection import anchors, targets
 from ondevice.device import (
@@ -66,7 +69,9 @@ class Supplies:
         if not on_features:
             return self._batches(dataset, drawn)
         drawn = dataclasses.replace(drawn, variants=self._settings.variants)
-        return self._batches(dataset, drawn, self._keeping(self._opened.features_of))
+        encode = self._keeping(_Trunks(self._opened).features_of)
+        # Until all is kept the features are the work, not the steps.
+        return self._batches(dataset, drawn, encode, self._opened.threads or 1)
 
     def to_validate(self, dataset: samples.Dataset, share: float) -> batches.Batches:
         """Batches of pictures that take this share of the frame, in its middle.
@@ -81,6 +86,7 @@ class Supplies:
         dataset: samples.Dataset,
         augmentation: batches.Augmentation,
         encode: batches.Encode = batches.as_image,
+        threads: int = 1,
     ) -> batches.Batches:
         manifest = self._opened.manifest
         teach: batches.Encode | None = None
@@ -96,12 +102,38 @@ class Supplies:
             augmentation,
             self._settings.seed,
             self._cache,
+            threads,
             encode=encode,
             teach=teach,
         )
 
     def _keeping(self, compute: kept.Compute) -> batches.Encode:
         return kept.Kept(compute, self._directory)
+
+
+class _Trunks:
+    """The trunk in sessions of their own, as many as there are threads that ask.
+
+    The session that trains takes its steps meanwhile. One thread for each: images side
+    by side make more of the cores than threads within one image.
+    """
+
+    def __init__(self, opened: session.Session) -> None:
+        """Takes the weights over as they are now."""
+        self._opened, self._state = opened, opened.state()
+        self._idle: queue.SimpleQueue[session.Session] = queue.SimpleQueue()
+
+    def features_of(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """As `session.Session.features_of`; any number of threads may call it."""
+        try:
+            one = self._idle.get_nowait()
+        except queue.Empty:
+            one = session.Session(self._opened.file.data, self._opened.runtime, 1)
+            one.load_state(self._state)
+        try:
+            return one.features_of(image)
+        finally:
+            self._idle.put(one)
 
 
 def _anew(compute: kept.Compute) -> batches.Encode:
