@@ -1,4 +1,4 @@
-"""Tests of what steps are fed: the trunk's features, by as many threads as there are."""
+"""Tests of what steps are fed: trunk features, by as many threads as there are."""
 
 from __future__ import annotations
 
