@@ -194,8 +194,7 @@ def average(
     slots: frozenset[str] = frozenset()
     for path, share in zip(paths, shares, strict=True):
         found = load_file(path)
-        if first is None:
-            first, slots = found, _slots(found, path)
+        first = first or found
         faults = _differences(found, first, slots)
         if faults:
             raise store.CheckpointError(
@@ -203,6 +202,8 @@ def average(
                 f"weights. Received: {os.fspath(path)} with "
                 f"{strict_json.summary(faults)}."
             )
+        if found is first:
+            slots = _slots(found, path)
         for name, array in found.tensors.items():
             if name not in slots and array.dtype.kind == "f":
                 part = array.astype(np.float64) * (share / total)

@@ -21,7 +21,7 @@ Source: tensorflow/core/lib/io/{table_builder,block_builder,format}.cc, as in Le
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
 
@@ -224,7 +224,7 @@ class _Block:
         return b"".join([*self._parts, *map(_UINT32.pack, ends)])
 
 
-def _flush(block: _Block) -> Iterator[bytes]:
+def _flush(block: _Block) -> Generator[bytes, None, int]:
     """Yields a block and its trailer, empties it, and returns their length."""
     content = block.finish()
     block.clear()

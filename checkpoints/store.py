@@ -154,7 +154,7 @@ def load_file(
 
 def require(
     tensors: Mapping[str, np.ndarray],
-    header: Header,
+    header: Header | None,
     variables: tuple[manifest.VariableSpec, ...],
     fingerprint: str,
     optimizer: Mapping[str, Any] | None,
@@ -163,7 +163,8 @@ def require(
 
     Args:
       tensors: As `load_file` gives them.
-      header: As `load_file` gives it.
+      header: As `load_file` gives it; None where the format has none, and nothing of
+        it is compared then.
       variables: Every variable of the model, slots and step among them.
       fingerprint: Of the model.
       optimizer: Of the model; None where it does not matter, as for inference.
@@ -187,11 +188,7 @@ def misfits(
     fingerprint: str,
     optimizer: Mapping[str, Any] | None,
 ) -> list[str]:
-    """Returns all that keeps a checkpoint from fitting a model; as `require`.
-
-    Args:
-      header: None where the format has none; nothing of it is compared then.
-    """
+    """Returns all that keeps a checkpoint from fitting a model; as `require`."""
     found = []
     if header is not None and header.fingerprint != fingerprint:
         found.append(

@@ -201,23 +201,26 @@ def _contents(record: memoryview) -> dict[str, _Entry]:
 def _entry(data: memoryview, faults: list[str]) -> tuple[str, _Entry]:
     """Reads what the table of contents says of a tensor; appends what is refused."""
     where = "an entry of the table of contents"
-    parts: dict[int, int | memoryview] = {}
+    name, shape, kind = "", None, 0
     slices = pieces = 0
+    seen = set()
     for number, value in wire.fields(data, {1: _B, 2: _B, 3: _V, 4: _B}, where):
-        if number == 4:
+        if number != 4 and number in seen:
+            raise _malformed(f"field {number} of an entry twice")
+        seen.add(number)
+        if number == 1:
+            name = _text(value, where)
+        elif number == 2:
+            shape = _shape(value, where)
+        elif number == 3:
+            kind = value
+        else:
             slices += 1
             pieces += _rank_of_whole(value, where) is None
-        elif number in parts:
-            raise _malformed(f"field {number} of an entry twice")
-        else:
-            parts[number] = value
-    name = _text(parts.get(1, memoryview(b"")), where)
-    shape = _shape(parts.get(2, memoryview(b"")), where)
-    number = parts.get(3, 0)
-    dtype = _DTYPES.get(number)
+    dtype = _DTYPES.get(kind)
     shown = repr(name[:80])
     if dtype is None:
-        faults.append(f"{shown} of dtype {_OTHERS.get(number, number)}")
+        faults.append(f"{shown} of dtype {_OTHERS.get(kind, kind)}")
     if pieces:
         faults.append(f"{shown} in {slices} slices")
     elif slices > 1:
@@ -225,9 +228,9 @@ def _entry(data: memoryview, faults: list[str]) -> tuple[str, _Entry]:
             f"{shown} saved {slices} times, as weights of one name are: all but the "
             "first are lost"
         )
-    elif not slices:
-        raise _malformed(f"{shown} without a slice")
-    return name, _Entry(dtype or "", shape)
+    elif not slices or shape is None:
+        raise _malformed(f"{shown} without a slice or a shape")
+    return name, _Entry(dtype or "", shape or ())
 
 
 def _shape(data: memoryview, where: str) -> tuple[int, ...]:
