@@ -63,10 +63,8 @@ def _advance(register: int, count: int) -> int:
 
 def _apply(columns: np.ndarray, registers: np.ndarray) -> np.ndarray:
     """Multiplies registers by a matrix, given as what it makes of each bit."""
-    found = np.zeros_like(registers)
-    for bit, column in zip(_BITS, columns):
-        found ^= np.where(registers & bit, column, np.uint32(0))
-    return found
+    chosen = np.where(registers[:, np.newaxis] & _BITS, columns, np.uint32(0))
+    return np.bitwise_xor.reduce(chosen, axis=1)
 
 
 @functools.lru_cache(256)

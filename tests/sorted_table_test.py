@@ -132,7 +132,7 @@ class DamageTest(parameterized.TestCase):
         ("falling", block(entry(0, b"b"), entry(0, b"a")), "do not rise"),
         ("twice", block(entry(0, b"b"), entry(1, b"")), "do not rise"),
         ("short", b"\0\0\0", "0 restarts in 3 bytes"),
-        ("cut_entry", block(b"\0"), "varint"),
+        ("cut_entry", block(b"\0"), "an entry of 0 . 0 . 0"),
     )
     def test_blocks(self, content, message):
         self.refuses(table(content), message)
