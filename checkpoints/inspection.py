@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints import figures, interchange, store
+from checkpoints import figures, interchange, store, strict_json
 from checkpoints import manifest as manifests
 
 
@@ -139,12 +139,14 @@ def _fit(
         wanted = {"dtype": specs[name].dtype, "shape": list(specs[name].shape)}
         if there != wanted:
             misshapen.append({"name": name, "checkpoint": there, "model": wanted})
-    same = None if header is None else dict(header.optimizer) == manifest.optimizer
+    optimizers = header and [
+        strict_json.dump(one) for one in (header.optimizer, manifest.optimizer)
+    ]
     return {
         "fits": not faults,
         "faults": faults,
         "fingerprint": header and header.fingerprint == manifest.fingerprint,
-        "optimizer": same,
+        "optimizer": optimizers and optimizers[0] == optimizers[1],
         "missing": sorted(set(specs) - set(tensors)),
         "surplus": sorted(set(tensors) - set(specs)),
         "misshapen": misshapen,

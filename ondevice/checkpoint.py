@@ -238,10 +238,10 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
             f"Received: {list(arguments)}."
         )
     run, least, most, taken = _COMMANDS[name]
-    for flag in (_MODEL, _OUTPUT, _TO, _RENAME, _MISSING_SLOTS, _WEIGHTS):
-        if flag.present and flag not in taken:
+    for flag in FLAGS:
+        if FLAGS[flag].present and flag not in taken:
             raise commands.UsageError(
-                f"--{flag.name} must not go with {name}. Received: both."
+                f"--{flag} must not go with {name}. Received: both."
             )
     if not least <= len(paths) <= most:
         number = least if least == most else f"{least} or more"
@@ -297,12 +297,15 @@ def _average(paths: Sequence[str]) -> commands.Outcome:
 
 # Name -> what runs it, how many checkpoints it takes, and the flags it takes.
 _COMMANDS: dict[
-    str, tuple[Callable[[Sequence[str]], commands.Outcome], float, float, tuple]
+    str,
+    tuple[
+        Callable[[Sequence[str]], commands.Outcome], float, float, tuple[str, ...]
+    ],
 ] = {
-    "inspect": (_inspect, 1, 1, (_MODEL,)),
-    "convert": (_convert, 1, 1, (_MODEL, _OUTPUT, _TO, _RENAME, _MISSING_SLOTS)),
+    "inspect": (_inspect, 1, 1, ("model",)),
+    "convert": (_convert, 1, 1, ("model", "output", "to", "rename", "missing_slots")),
     "diff": (_diff, 2, 2, ()),
-    "average": (_average, 2, math.inf, (_OUTPUT, _WEIGHTS)),
+    "average": (_average, 2, math.inf, ("output", "weights")),
 }
 
 
