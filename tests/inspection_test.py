@@ -162,6 +162,9 @@ class CompareTest(absltest.TestCase):
             for pair in ((one, two), (two, one)):
                 found = inspection.compare(*map(checkpoint, pair))
                 self.assertFalse(found["equal"], pair)
+        found = inspection.compare(checkpoint(one), checkpoint({"a": np.float64([1])}))
+        self.assertEqual(found["common"], [])
+        self.assertEqual(found["differing"][0]["second"]["dtype"], "float64")
 
 
 ZERO = np.zeros(1, np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from checkpoints import manifest as manifests
-from checkpoints import patch, store, tflite_file
+from checkpoints import patch, store, tensorflow_v1, tflite_file
 from ondevice import build, commands, exporting, sources
 from ondevice.device import probe, runtimes, session
 from ondevice.verification import runners
@@ -153,6 +153,19 @@ class CheckpointTest(SelectTestCase):
         self.assert_equal(self.state(again), state)
         for one, two in zip(again.infer(image), trained.infer(image)):
             np.testing.assert_array_equal(one, two)
+
+    def test_ours_reads_and_writes_what_the_file_does(self):
+        trained = self.open()
+        self.train(trained, 2)
+        trained.save(self.checkpoint)
+        state = self.state(trained)
+        self.assert_equal(tensorflow_v1.load_file(self.checkpoint), state)
+        written = self.directory / "written"
+        tensorflow_v1.save_file(written, state)
+        self.assertEqual(written.read_bytes(), self.checkpoint.read_bytes())
+        again = self.open()
+        again.restore(written)
+        self.assert_equal(self.state(again), state)
 
     def test_a_checkpoint_that_does_not_fit_changes_nothing(self):
         import tensorflow as tf

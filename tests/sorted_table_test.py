@@ -45,17 +45,22 @@ def table(
     handle: bytes | None = None,
     compression: int = 0,
     footer_padding: bytes = b"",
+    gaps: tuple[bytes, bytes, bytes] = (b"", b"", b""),
 ) -> bytes:
-    """A table of one block, as the arguments have it; all checksums are right."""
-    first = sealed(content, compression)
-    metaindex = sealed(meta)
+    """A table of one block, as the arguments have it; all checksums are right.
+
+    The gaps are what lies before the block, the metaindex and the index.
+    """
     if handle is None:
-        handle = wire.encode_varint(0) + wire.encode_varint(len(content))
-    index_content = block(entry(0, bound, handle))
-    numbers = (len(first), len(meta), len(first) + len(metaindex), len(index_content))
+        handle = wire.encode_varint(len(gaps[0])) + wire.encode_varint(len(content))
+    index = block(entry(0, bound, handle))
+    data = gaps[0] + sealed(content, compression) + gaps[1]
+    numbers = [len(data), len(meta)]
+    data += sealed(meta) + gaps[2]
+    numbers += [len(data), len(index)]
     footer = b"".join(map(wire.encode_varint, numbers)) + footer_padding
     magic = struct.pack("<Q", sorted_table.MAGIC)
-    return first + metaindex + sealed(index_content) + footer.ljust(40, b"\0") + magic
+    return data + sealed(index) + footer.ljust(40, b"\0") + magic
 
 
 class FormatTest(parameterized.TestCase):
@@ -147,6 +152,14 @@ class DamageTest(parameterized.TestCase):
         self.refuses(table(good, footer_padding=b"\1"), "padding")
         for handle in (b"\1\x0c", b"\0\x0b", b"\0\x7f", b"\0\x0c\0", b"\0"):
             self.refuses(table(good, handle=handle), "Received")
+
+    @parameterized.parameters(
+        ((b"x", b"", b""), "a block at 1, not 0"),
+        ((b"", b"x", b""), "a metaindex at 18, not 17"),
+        ((b"", b"", b"x"), "an index that does not lie before"),
+    )
+    def test_every_byte_belongs_to_a_block(self, gaps, message):
+        self.refuses(table(block(entry(0, b"a")), gaps=gaps), message)
 
     def test_keys_cannot_grow_without_bound(self):
         # Each entry of four bytes would be a key of a megabyte.

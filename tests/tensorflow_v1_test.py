@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import sorted_table, store, tensorflow_v1, wire
 from ondevice.device import runtimes
+from tests import sorted_table_test
 
 DTYPES = (
     "float32", "float64", "float16", "int32", "int64", "int16", "int8", "uint8",
@@ -263,6 +264,12 @@ class ParseTest(parameterized.TestCase):
         self.refuses(changed(there | {last + b"\1": there[last]}), "does not list")
         key = next(key for key in there if b"halves" in key)
         self.refuses(changed(there | {key: there[last]}), "another name.*'halves'")
+        renamed = there[key].replace(b"halves", b"halvez")
+        self.refuses(changed(there | {key: renamed}), "another name.*'halves'")
+        name, numbers = wire.encode(1, b"halves"), wire.encode(3, b"\x6a\2\1\1")
+        for extents in (b"", b"\x0a\0\x0a\0", b"\x0a\2\x10\2"):
+            data = wire.encode(2, name + wire.encode(2, extents) + numbers)
+            self.refuses(changed(there | {key: data}), "or a slice.*'halves'")
 
     @parameterized.named_parameters(
         ("twice", [("a", b"", 1, [b""])] * 2, "'a' twice"),
@@ -318,15 +325,18 @@ class ParseTest(parameterized.TestCase):
 
 
 class FuzzTest(absltest.TestCase):
-    """Damage that checksums do not tell: of records, in a table made anew."""
+    """Damage, also such that no checksum tells: of records and of their block."""
 
     def test_mutations_are_read_or_refused(self):
         generator = random.Random(11)
         whole, there = content(), records()
+        block = next(sorted_table.write(sorted(there.items())))
         refused = 0
         for turn in range(3000):
-            if turn % 3 == 0:
+            if turn % 4 == 0:
                 data = mutated(generator, whole)
+            elif turn % 4 == 1:
+                data = sorted_table_test.table(mutated(generator, block))
             else:
                 key = generator.choice(sorted(there))
                 data = changed(there | {key: mutated(generator, there[key])})
