@@ -138,8 +138,9 @@ class ErrorTest(CommandsTestCase):
                 commands.existing(wrong, "It")
 
     def test_new_file(self):
-        read = self.create_tempfile("read").full_path
-        folder = os.path.dirname(read)
+        folder = self.create_tempdir().full_path
+        read = os.path.join(folder, "read")
+        pathlib.Path(read).touch()
         link = os.path.join(folder, "link")
         os.symlink(read, link)
         new = os.path.join(folder, "new")
