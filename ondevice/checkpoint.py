@@ -333,11 +333,11 @@ def _shares(count: int) -> list[float]:
         shares = [float(text) for text in _WEIGHTS.value]
     except ValueError:
         shares = []
-    good = all(0 <= share < math.inf for share in shares) and sum(shares) > 0
+    good = all(share >= 0 for share in shares) and 0 < sum(shares) < math.inf
     if len(shares) != count or not good:
         raise commands.UsageError(
-            f"--weights must be {count} numbers, as many as there are checkpoints, not "
-            f"negative and not all 0. Received: {_WEIGHTS.value}."
+            f"--weights must be {count} numbers, as many as there are checkpoints, "
+            f"finite, not negative and not all 0. Received: {_WEIGHTS.value}."
         )
     return shares
 

@@ -280,6 +280,7 @@ class AverageTest(CommandTestCase):
             (("average", a, a, output, "--weights=0,0"), "--weights must be 2 numbers"),
             (("average", a, a, output, "--weights=2,-1"), "--weights must be 2"),
             (("average", a, a, output, "--weights=nan,1"), "--weights must be 2"),
+            (("average", a, a, output, "--weights=1e308,1e308"), "--weights must be 2"),
             (("average", a, a, output, "--weights=x,1"), "--weights must be 2"),
         ):
             self.refuses(message, *arguments, status=2)
