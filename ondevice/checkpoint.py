@@ -183,7 +183,7 @@ def average(
 def inspection_table(found: dict[str, Any]) -> str:
     """Returns what `inspect` found, for people."""
     header = found["header"]
-    lines = [f"format     {found['format']}"]
+    lines = [f"{'format':<15}{found['format']}"]
     for name, value in vars(header).items() if header else ():
         shown = str(value)
         lines.append(f"{name:<15}{shown[:200]}{'...' * (len(shown) > 200)}")
@@ -203,7 +203,7 @@ def inspection_table(found: dict[str, Any]) -> str:
         )
     if found["model"]:
         verdict = found["model"]["faults"] or ["fits the model"]
-        lines += [f"model      {line}" for line in verdict]
+        lines += [f"{'model':<15}{line}" for line in verdict]
     return "\n".join(lines)
 
 
