@@ -193,13 +193,18 @@ def inspection_table(found: dict[str, Any]) -> str:
     )
     for tensor in found["tensors"]:
         shape = ",".join(map(str, tensor["shape"]))
-        learnt = tensor["learnt"]
+        learnt, told = tensor["learnt"], ""
+        if learnt:
+            told = f"  {learnt['l2']:.4g}"
+            # Of what was zero there is no share.
+            if math.isfinite(learnt["relative"]):
+                told += f" ({learnt['relative']:.2%})"
+        if tensor["not_finite"]:
+            told += f"  {tensor['not_finite']} not finite"
         lines.append(
             f"{tensor['name']:<48}{tensor['role'] or '-':<8}{tensor['dtype']:<9}"
             f"{f'[{shape}]':<18}{tensor['l2']:>11.4g}{tensor['largest']:>11.4g}"
-            f"{tensor['mean']:>11.3g}"
-            + (f"  {learnt['l2']:.4g} ({learnt['relative']:.2%})" if learnt else "")
-            + (f"  {tensor['not_finite']} not finite" * bool(tensor["not_finite"]))
+            f"{tensor['mean']:>11.3g}{told}"
         )
     if found["model"]:
         verdict = found["model"]["faults"] or ["fits the model"]
