@@ -51,4 +51,7 @@ refuses to write others, `store.require` to accept them).
 
 A file is written to a temporary name beside it, flushed, and renamed: `path` is at any
 moment the old checkpoint or the new one.
+
+TensorFlow's first format, which files built with --ops=select write, is told in
+`checkpoints.tensorflow_v1`; `checkpoints.interchange` takes either.
 """

@@ -119,7 +119,7 @@ def save_file(
         position = end
     with futures.ThreadPoolExecutor(1) as pool:  # While the disk is at work.
         sums = pool.submit(_checksums, chunks)
-        faulty = pool.submit(_not_finite, arrays)
+        faulty = pool.submit(not_finite, arrays)
 
         def head() -> bytes:
             _storable(faulty.result(), path)
@@ -154,7 +154,7 @@ def load_file(
 
 def require(
     tensors: Mapping[str, np.ndarray],
-    header: Header,
+    header: Header | None,
     variables: tuple[manifest.VariableSpec, ...],
     fingerprint: str,
     optimizer: Mapping[str, Any] | None,
@@ -163,7 +163,8 @@ def require(
 
     Args:
       tensors: As `load_file` gives them.
-      header: As `load_file` gives it.
+      header: As `load_file` gives it; None where the format has none, and nothing of
+        it is compared then.
       variables: Every variable of the model, slots and step among them.
       fingerprint: Of the model.
       optimizer: Of the model; None where it does not matter, as for inference.
@@ -172,32 +173,53 @@ def require(
       CheckpointError: Naming every fault: another model or optimizer; missing, surplus
         or misshapen tensors, wrong dtypes, numbers that are not finite.
     """
-    faults = []
-    if header.fingerprint != fingerprint:
-        faults.append(
+    found = misfits(tensors, header, variables, fingerprint, optimizer)
+    if found:
+        raise CheckpointError(
+            "A checkpoint must hold exactly the variables of this model. Received: "
+            f"{strict_json.summary(found)}; nothing was restored."
+        )
+
+
+def misfits(
+    tensors: Mapping[str, np.ndarray],
+    header: Header | None,
+    variables: tuple[manifest.VariableSpec, ...],
+    fingerprint: str,
+    optimizer: Mapping[str, Any] | None,
+) -> list[str]:
+    """Returns all that keeps a checkpoint from fitting a model; as `require`."""
+    found = []
+    if header is not None and header.fingerprint != fingerprint:
+        found.append(
             f"another model, {header.fingerprint[:16]!r}, not {fingerprint[:16]!r}"
         )
-    if optimizer is not None and _json(header.optimizer) != _json(optimizer):
-        faults.append(
-            f"another optimizer, {_json(header.optimizer)}, not {_json(optimizer)}"
-        )
+    if header is not None and optimizer is not None:
+        if _json(header.optimizer) != _json(optimizer):
+            found.append(
+                f"another optimizer, {_json(header.optimizer)}, not {_json(optimizer)}"
+            )
     specs = {variable.name: variable for variable in variables}
     if missing := sorted(set(specs) - set(tensors)):
-        faults.append(f"missing tensors {missing}")
+        found.append(f"missing tensors {missing}")
     if surplus := sorted(set(tensors) - set(specs)):
-        faults.append(f"surplus tensors {surplus}")
+        found.append(f"surplus tensors {surplus}")
     for name in sorted(set(specs) & set(tensors)):
         array, spec = tensors[name], specs[name]
         if array.shape != spec.shape:
-            faults.append(f"{name!r} of shape {array.shape}, not {spec.shape}")
+            found.append(f"{name!r} of shape {array.shape}, not {spec.shape}")
         if array.dtype != np.dtype(spec.dtype):
-            faults.append(f"{name!r} of dtype {array.dtype}, not {spec.dtype}")
-    faults += _not_finite(tensors)
-    if faults:
-        raise CheckpointError(
-            "A checkpoint must hold exactly the variables of this model. Received: "
-            f"{strict_json.summary(faults)}; nothing was restored."
-        )
+            found.append(f"{name!r} of dtype {array.dtype}, not {spec.dtype}")
+    return found + not_finite(tensors)
+
+
+def not_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns a fault for each tensor with numbers that are not finite."""
+    return [
+        f"{name!r} with {int((~np.isfinite(array)).sum())} numbers that are not finite"
+        for name, array in sorted(tensors.items())
+        if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]
 
 
 def _storable(faults: list[str], path: str | os.PathLike[str]) -> None:
@@ -340,14 +362,6 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 def _known(array: np.ndarray) -> bool:
     return array.dtype.newbyteorder("<") in _NAMES
-
-
-def _not_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    return [
-        f"{name!r} with {int((~np.isfinite(array)).sum())} numbers that are not finite"
-        for name, array in sorted(tensors.items())
-        if array.dtype.kind == "f" and not np.isfinite(array).all()
-    ]
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -205,6 +205,33 @@ def output_path(flag: flags.FlagHolder) -> pathlib.Path | None:
     return pathlib.Path(flag.value) if flag.value else None
 
 
+def new_file(output: str | None, inputs: Mapping[str, str | None]) -> str:
+    """Returns --output, which must name a file, and none that is read.
+
+    Args:
+      output: As the flag gives it.
+      inputs: What the command line calls each path that is read -> that path, which
+        must exist.
+
+    Raises:
+      UsageError: If it does not.
+    """
+    target = os.path.realpath(output or "")
+    folder = os.path.dirname(target)
+    if not output or os.path.isdir(target) or not os.path.isdir(folder):
+        raise UsageError(
+            f"--output must name a file in a directory that exists. Received: "
+            f"{output!r}."
+        )
+    for what, path in inputs.items():
+        if os.path.realpath(existing(path, what)) == target:
+            raise UsageError(
+                f"--output must be another file than {what}. Received: {output!r} for "
+                "both."
+            )
+    return output
+
+
 def require_tensorflow(what: str) -> None:
     """Refuses what needs the build side where there is none.
 

@@ -70,25 +70,11 @@ class ExportConfig:
                 f"--method={self.method}."
             )
         self._check_activations()
+        read = ("checkpoint", "template", "calibration", "data", "labels_from")
+        given = {f"--{name}": getattr(self, name) for name in read}
+        inputs = {name: path for name, path in given.items() if path is not None}
+        commands.new_file(self.output, {"--model": self.model, **inputs})
         output = os.path.realpath(self.output or "")
-        folder = os.path.dirname(output)
-        if not self.output or os.path.isdir(output) or not os.path.isdir(folder):
-            raise commands.UsageError(
-                "--output must name a file in a directory that exists. Received: "
-                f"{self.output!r}."
-            )
-        for name in (
-            "model", "checkpoint", "template", "calibration", "data", "labels_from",
-        ):  # fmt: skip
-            path = getattr(self, name)
-            if path is None and name != "model":
-                continue
-            if os.path.realpath(commands.existing(path, f"--{name}")) == output:
-                raise commands.UsageError(
-                    f"--output must be another file than --{name}. "
-                    f"Received: {self.output!r} for both."
-                )
-
         beside = os.path.join(os.path.dirname(self.model or ""), exports.TEMPLATE_NAME)
         if os.path.realpath(beside) == output and os.path.exists(output):
             raise commands.UsageError(
@@ -186,11 +172,6 @@ def _state(config: ExportConfig, source: exports.Source) -> dict[str, np.ndarray
     """Every variable, from the checkpoint or else from the model."""
     if config.checkpoint is None:
         return source.own_state()
-    if source.manifest.ops == "select":
-        commands.require_tensorflow("A checkpoint of a file built with --ops=select")
-        from ondevice import reconvert
-
-        return reconvert.read_select_checkpoint(config.checkpoint, source.manifest)
     return source.checkpoint(config.checkpoint)
 
 

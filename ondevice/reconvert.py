@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file, weights
@@ -67,29 +66,3 @@ def reconvert(
             "or the variables differ."
         )
     return data
-
-
-def read_select_checkpoint(
-    path: str, manifest: manifests.Manifest
-) -> dict[str, np.ndarray]:
-    """Reads what a file built with --ops=select saved: a TensorFlow V1 checkpoint.
-
-    Raises:
-      ReconversionError: If it is none, or not of the manifest's variables.
-    """
-    try:
-        reader = tf.train.load_checkpoint(path)
-        shapes = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ReconversionError(
-            "The checkpoint of a file built with --ops=select must be one that it "
-            f"saved. Received: {path}: {' '.join(str(error).split())[:200]}"
-        ) from error
-    wanted = {v.name: v.shape for v in manifest.variables}
-    if {name: tuple(shape) for name, shape in shapes.items()} != wanted:
-        raise ReconversionError(
-            "A checkpoint must hold exactly the variables of this model. Received: "
-            f"{path}, which differs in "
-            f"{sorted(set(shapes.items()) ^ set(wanted.items()))[:8]}."
-        )
-    return {name: np.asarray(reader.get_tensor(name)) for name in wanted}

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -135,6 +136,29 @@ class ErrorTest(CommandsTestCase):
         for wrong in (None, "", f"{path}y"):
             with self.assertRaisesRegex(commands.UsageError, "It must exist"):
                 commands.existing(wrong, "It")
+
+    def test_new_file(self):
+        folder = self.create_tempdir().full_path
+        read = os.path.join(folder, "read")
+        pathlib.Path(read).touch()
+        link = os.path.join(folder, "link")
+        os.symlink(read, link)
+        new = os.path.join(folder, "new")
+        self.assertEqual(commands.new_file(new, {"--model": read}), new)
+        self.assertEqual(commands.new_file(read, {}), read)  # It is replaced.
+        for output, inputs, message in (
+            (None, {}, "name a file"),
+            ("", {}, "name a file"),
+            (folder, {}, "name a file"),
+            (os.path.join(folder, "nowhere", "x"), {}, "directory that exists"),
+            (read, {"--model": read}, "another file than --model"),
+            (link, {"--data": folder, "--model": read}, "another file than --model"),
+            (read, {"--model": link}, "another file than --model"),
+            (new, {"--model": f"{read}y"}, "--model must exist"),
+            (new, {"--model": None}, "--model must exist"),
+        ):
+            with self.assertRaisesRegex(commands.UsageError, message):
+                commands.new_file(output, inputs)
 
     def test_no_arguments(self):
         commands.no_arguments([])

@@ -30,7 +30,15 @@ DEVICE_SIDE = (
     "ondevice/measuring/slowdown.py",
 )
 # These too, but they may import the build side inside a function.
-DEVICE_COMMANDS = ("train", "evaluate", "detect", "export", "inspect", "benchmark")
+DEVICE_COMMANDS = (
+    "train",
+    "evaluate",
+    "detect",
+    "export",
+    "inspect",
+    "checkpoint",
+    "benchmark",
+)
 
 
 def modules(*patterns: str) -> dict[str, pathlib.Path]:

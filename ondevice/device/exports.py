@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from checkpoints import manifest as manifests
-from checkpoints import patch, store, tflite_file, weights
+from checkpoints import patch, store, tensorflow_v1, tflite_file, weights
 
 TEMPLATE_NAME = "inference.tflite"
 
@@ -64,11 +64,18 @@ class Source:
     def checkpoint(self, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         """Every variable, from a checkpoint.
 
+        Args:
+          path: Of the checkpoint; under --ops=select of one that the file saved, in
+            TensorFlow's first format.
+
         Raises:
           CheckpointError: If it is damaged, or another model's.
         """
-        tensors, header = store.load_file(path)
-        own = self.manifest
+        own, header = self.manifest, None
+        if own.ops == "select":
+            tensors = tensorflow_v1.load_file(path)
+        else:
+            tensors, header = store.load_file(path)
         store.require(tensors, header, own.variables, own.fingerprint, own.optimizer)
         return tensors
 
