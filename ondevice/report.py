@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import logging
+from ondevice import page
 
 # Arrow -> what a reader of the page is told it is.
 ARROWS = {
@@ -19,18 +17,6 @@ ARROWS = {
     "checkpoint": "Interpreter → checkpoint → interpreter",
     "export": "Checkpoint → exported files",
 }
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem; color: #1c2430; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #d8dee6;
-         vertical-align: top; }
-td.number { text-align: right; white-space: nowrap;
-            font-variant-numeric: tabular-nums; }
-.holds { color: #14713a; } .fails { color: #b3261e; font-weight: 600; }
-.verdict { font-size: 1.25rem; } img { max-width: 100%; } .note { color: #5b6675; }
-"""
 
 
 def as_json(report: Mapping[str, Any]) -> str:
@@ -56,11 +42,6 @@ def as_html(
     verified = report["verified"]
     verdict = "verified: every figure keeps its bound" if verified else "NOT verified"
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width'>",
-        f"<title>Build of {html.escape(report['source'])}</title>",
-        f"<style>{_STYLE}</style>",
-        f"<h1>Build of {html.escape(report['source'])}</h1>",
         f"<p class='verdict {'holds' if verified else 'fails'}'>{verdict}</p>",
         _facts(report),
     ]
@@ -70,7 +51,7 @@ def as_html(
             parts += [f"<h2>{html.escape(title)}</h2>", _table(rows)]
         if arrow == "train" and rows:
             parts += _plots(losses, errors)
-    return "\n".join(parts) + "</html>\n"
+    return page.page(f"Build of {report['source']}", parts)
 
 
 def _facts(report: Mapping[str, Any]) -> str:
@@ -109,13 +90,9 @@ def _plots(
     losses: Mapping[str, Sequence[float]], errors: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
     """Loss curves laid over each other, and the error of every variable."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        message = "No plots: install the extra `report` (matplotlib) to have them."
-        logging.warning(message)
-        return [f"<p class=note>{message}</p>"]
-    curves = Figure(figsize=(9, 3.6), layout="constrained")
+    curves = page.figure(9, 3.6)
+    if curves is None:
+        return [f"<p class=note>{page.NO_PLOTS}</p>"]
     axes = curves.subplots()
     widths = range(2 * len(losses), 0, -2)
     for width, (name, values) in zip(widths, losses.items()):
@@ -123,7 +100,7 @@ def _plots(
         axes.plot(range(len(values)), values, label=name, linewidth=width, alpha=0.75)
     axes.set(xlabel="steps taken", ylabel="loss", title="Loss on one batch")
     axes.legend()
-    layers = Figure(figsize=(9, 3.6), layout="constrained")
+    layers = page.figure(9, 3.6)
     axes = layers.subplots()
     for name, found in errors.items():
         axes.semilogy([max(v, 1e-6) for v in found.values()], ".", label=name)
@@ -134,11 +111,7 @@ def _plots(
         title="Every variable against tf.GradientTape after one step",
     )
     axes.legend()
-    return [_image(curves, "loss curves"), _image(layers, "error of every variable")]
-
-
-def _image(figure: Any, label: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f"<p><img alt='{label}' src='data:image/png;base64,{encoded}'></p>"
+    return [
+        page.image(curves, "loss curves"),
+        page.image(layers, "error of every variable"),
+    ]
