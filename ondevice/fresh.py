@@ -24,6 +24,9 @@ from signatures import trainable
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
+# A recipe's field is called `trainable`, too.
+_Module = type[trainable.Trainable]
+
 
 class RecipeError(ValueError):
     """A manifest that names what is not known here."""
@@ -87,6 +90,11 @@ class Recipe:
         if not alone:
             return topology.trunk_features(self.layers, self.trained)
         return topology.trunk_features(self.layers, alone)
+
+    @property
+    def module_type(self) -> _Module:
+        """The module that `ops` asks for."""
+        return select.SelectTrainable if self.ops == "select" else trainable.Trainable
 
     def loss(self, outputs, **targets):
         """The detector's loss; see `signatures.losses.detection`."""
@@ -276,8 +284,7 @@ def _module(
     if recipe.features:
         below, layers = topology.split(layers, recipe.features)
         trunk = stateless.Stateless(network.build(below, "trunk", recipe.features))
-    kind = select.SelectTrainable if recipe.ops == "select" else trainable.Trainable
-    return kind(
+    return recipe.module_type(
         stateless.Stateless(network.build(layers, recipe.spec.name)),
         weights,
         recipe.trained,
