@@ -1,0 +1,1 @@
+"""The guide's observations as experiments: networks, claims, causes, the page."""

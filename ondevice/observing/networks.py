@@ -1,0 +1,17 @@
+"""The networks that observations are made on, by name."""
+
+from __future__ import annotations
+
+from ondevice.measuring import class_files
+from ondevice.observing import palm, subject
+
+NAMES = ("palm_full",)
+
+
+def make(name: str, seed: int) -> subject.Subject:
+    """Draws its pictures; its files are made when they are asked for.
+
+    Raises:
+      ValueError: If the vendor's file cannot be had.
+    """
+    return palm.make(class_files.port(name), seed)

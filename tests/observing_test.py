@@ -1,0 +1,162 @@
+"""Tests of the observations, on the tiny detector: each verdict can go either way."""
+
+from __future__ import annotations
+
+import dataclasses
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from ondevice.device import runtimes
+from ondevice.observing import causes, files, palm, runs, subject, workflows
+from tests import tiny_detector
+
+RUNTIME = "ai_edge_litert"
+
+
+@pytest.fixture(scope="module", name="observed")
+def _observed():
+    with tiny_detector.known():
+        made = palm.make(tiny_detector.ported(), 0)
+        made.model(subject.Variant())  # While its spec is known.
+        yield dataclasses.replace(made, rate=1e-3)
+
+
+@pytest.fixture(scope="module", name="study")
+def _study(observed, tmp_path_factory):
+    """Claim d with no kernel to try: the two runs that others are held against."""
+    study = causes.Causes(observed, 6, tmp_path_factory.mktemp("d"), RUNTIME)
+    study._uninterrupted()
+    study._properly()
+    return study
+
+
+def verdict(study, experiment):
+    getattr(study, experiment)()
+    return study.verdicts[-1]
+
+
+class TestFiles:
+    def test_claims_a_to_c_hold(self, observed, tmp_path):
+        found = files.observe(observed, RUNTIME, tmp_path)
+        assert [each.key for each in found] == ["a", "b", "c"]
+        assert all(each.holds for each in found), found
+
+    def test_a_checkpoint_that_misses_a_slot_is_no_restored_model(
+        self, observed, tmp_path
+    ):
+        real = runs.session.Session.restore
+
+        def forgetful(self, path):
+            real(self, path)
+            state = self.state()
+            name = next(iter(observed.weights))
+            self.load_state({**state, name: np.zeros_like(state[name])})
+
+        with mock.patch.object(runs.session.Session, "restore", forgetful):
+            found = {v.key: v for v in files.observe(observed, RUNTIME, tmp_path)}
+        assert found["a"].holds and found["b"].holds and not found["c"].holds
+
+    def test_a_file_that_training_changes_is_seen(self, observed, tmp_path):
+        real = runs.train
+
+        def writes(running, *arguments):
+            (tmp_path / f"{observed.name}.tflite").open("ab").write(b"x")
+            return real(running, *arguments)
+
+        with mock.patch.object(runs, "train", writes):
+            found = {v.key: v for v in files.observe(observed, RUNTIME, tmp_path)}
+        assert not found["a"].holds
+
+
+class TestCauses:
+    def test_restored_as_it_should_be(self, study):
+        assert study.verdicts[0].key == "d.restored" and study.verdicts[0].holds
+        labels = {curve.label: curve for curve in study.curves}
+        assert labels["restored"].losses == labels["not stopped"].losses[6:]
+
+    def test_a_restoration_that_loses_something_is_seen(
+        self, observed, study, tmp_path
+    ):
+        other = causes.Causes(observed, 6, tmp_path, RUNTIME)
+        other._uninterrupted()
+        real = runs.session.Session.restore
+
+        def forgetful(self, path):
+            real(self, path)
+            self.load_state({**self.state(), "step": np.array(0, np.int32)})
+
+        with mock.patch.object(runs.session.Session, "restore", forgetful):
+            other._properly()
+        assert not other.verdicts[-1].holds
+
+    def test_order_does_not_matter(self, study):
+        assert not verdict(study, "_order").holds
+
+    def test_names_that_collide(self, study):
+        found = verdict(study, "_names")
+        assert found.evidence["variables_with_another's_values"] > 10
+        unique = mock.patch.object(runs, "keras_name", lambda name: name)
+        with unique:
+            found = verdict(study, "_names")
+        assert found.evidence["variables_with_another's_values"] == 0
+        assert not found.holds
+
+    def test_a_rate_that_does_not_suit(self, study):
+        assert verdict(study, "_baked").holds
+        with mock.patch.object(causes, "_BAKED", (1.0,)):
+            found = verdict(study, "_baked")
+        assert found.evidence["share_of_the_learning_that_is_left"] == {
+            "times 1": pytest.approx(1.0)
+        }
+        assert not found.holds
+
+    def test_a_wrong_kernel_is_blamed_where_it_is(self, study):
+        found = verdict(study, "_kernel")
+        shares = found.evidence["share_of_the_learning_that_is_left"]
+        assert shares[RUNTIME] == pytest.approx(1.0, abs=1e-3)
+        assert set(shares) == set(runtimes.installed())
+        key = "error_of_a_slot_after_3_steps_over_its_largest_number"
+        errors = found.evidence[key]
+        assert errors[RUNTIME] < 1e-5 < 0.1 < errors["tflite_runtime"]
+
+
+class TestWorkflows:
+    def test_both_end_at_one_model(self, observed, tmp_path):
+        ways = {"guide": workflows._guide, "patch": workflows._patch}
+
+        def here(way, folder, runtime):
+            with np.load(folder / "learnt.npz") as stored:
+                given = [folder, dict(stored)]
+            if way == "patch":
+                given.append(runtime)
+            data, _ = ways[way](*given)
+            (folder / f"{way}.tflite").write_bytes(data)
+            return {"seconds": 0.0}
+
+        networks = mock.Mock(make=lambda name, seed: observed)
+        with (
+            mock.patch.object(workflows, "_in_a_process", here),
+            mock.patch.dict("sys.modules", {"ondevice.observing.networks": networks}),
+        ):
+            import ondevice.observing
+
+            with mock.patch.object(
+                ondevice.observing, "networks", networks, create=True
+            ):
+                found = workflows.observe(
+                    observed, observed.model(subject.Variant()), RUNTIME, tmp_path
+                )
+        assert found.holds, found.evidence
+        assert found.evidence["costs"]["guide"]["installed_megabytes"] > 500
+
+
+def test_collided_takes_the_last_of_one_name_and_shape():
+    state = {
+        "a/kernel": np.zeros(2), "b/kernel": np.ones(2), "c/kernel": np.ones(3),
+        "c/kernel/m": np.full(3, 2.0),
+    }  # fmt: skip
+    found = runs.collided(state)
+    assert found["a/kernel"].tolist() == [1, 1] and found["c/kernel"].shape == (3,)
+    assert found["c/kernel/m"].tolist() == [2, 2, 2]
