@@ -22,8 +22,11 @@ METADATA_NAME = "ondevice.manifest"
 FORMAT_VERSION = 1
 
 # What a variable of a trainable file is for.
-WEIGHT, SLOT, STEP = "weight", "slot", "step"
-ROLES = (WEIGHT, SLOT, STEP)
+# State is what a step updates without a gradient: the moving statistics of BatchNorm.
+WEIGHT, STATE, SLOT, STEP = "weight", "state", "slot", "step"
+ROLES = (WEIGHT, STATE, SLOT, STEP)
+PARAMETERS = (WEIGHT, STATE)  # What inference depends on.
+KERAS = "keras"  # The spec of what is no detector.
 KINDS = ("trainable", "inference")
 OPS = ("builtin", "select")
 DTYPES = ("float32", "float16", "float64", "int8", "int32", "int64", "uint8", "bool")
@@ -114,13 +117,15 @@ class Manifest:
       batch_size: Images in one training step.
       ops: `builtin` or `select`.
       signatures: In alphabetical order of their keys.
-      variables: Trainable files: every variable, weights, slots and the step.
-      constants: Inference files: every weight.
+      variables: Trainable files: every variable, weights, statistics, slots, step.
+      constants: Inference files: every weight, or constant made of weights.
       fingerprint: Hex SHA-256 over spec, classes, variables' names and shapes, and
         frozen constants; a checkpoint fits the files that carry the same one.
       census: Operator name -> count, over all subgraphs.
       versions: Package -> version that made the file.
       version: Version of this format.
+      folds: Inference files: constants that are no weight, as expressions of weights;
+        see `checkpoints.folds`. Left out of the file where there are none.
     """
 
     kind: str
@@ -143,6 +148,9 @@ class Manifest:
     census: Mapping[str, int]
     versions: Mapping[str, str]
     version: int = FORMAT_VERSION
+    folds: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, metadata=strict_json.OPTIONAL
+    )
 
     def signature(self, key: str) -> SignatureSpec:
         """Returns the signature called `key`.

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from checkpoints import manifest as manifests
-from checkpoints import strict_json, tflite_file
+from checkpoints import folds, strict_json, tflite_file
 
 
 class PatchError(ValueError):
@@ -132,11 +132,10 @@ def patch_inference(
       TfliteError: If the bytes are no .tflite.
     """
     known = {constant.variable: constant for constant in manifest.constants}
-    strangers = sorted(set(tensors) - set(known))
-    faults = [f"{name!r}, no weight of the file" for name in strangers]
+    found, faults = _constants(template, manifest, tensors)
     values = []
-    for name in sorted(set(tensors) & set(known)):
-        array, constant = np.asarray(tensors[name]), known[name]
+    for name in sorted(found):
+        array, constant = found[name], known[name]
         axes = constant.permutation
         if array.ndim != len(axes) or array.size != math.prod(constant.shape):
             faults.append(
@@ -151,6 +150,46 @@ def patch_inference(
             f"{strict_json.summary(faults)}."
         )
     return patch(template, _by_buffer(values))
+
+
+def _constants(
+    template: tflite_file.TfliteFile | bytes,
+    manifest: manifests.Manifest,
+    tensors: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The constants that the weights change, and what is wrong with them."""
+    known = {constant.variable for constant in manifest.constants} - set(manifest.folds)
+    found = {n: np.asarray(t) for n, t in tensors.items() if n in known}
+    faults: list[str] = []
+    for name, expression in manifest.folds.items():
+        try:
+            shapes = folds.weights(expression)
+            known |= shapes.keys()
+            if shapes.keys() & tensors.keys():
+                frozen = _frozen(template, shapes.keys() - tensors.keys(), shapes)
+                found[name] = folds.evaluate(expression, {**frozen, **tensors})
+        except folds.FoldError as error:
+            faults.append(f"{name!r}: {error}")
+    strangers = sorted(set(tensors) - known)
+    return found, [*(f"{name!r}, no weight of the file" for name in strangers), *faults]
+
+
+def _frozen(
+    template: tflite_file.TfliteFile | bytes,
+    names: Iterable[str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+    """Weights that do not train, as the file keeps them beside its constants."""
+    if not isinstance(template, tflite_file.TfliteFile):
+        template = tflite_file.parse(template)
+    found = {}
+    for name in names:
+        buffer = template.metadata.get(folds.METADATA_PREFIX + name)
+        size = template.buffers[buffer].size if buffer is not None else -1
+        if buffer is not None and size == 4 * math.prod(shapes[name]):
+            stored = np.frombuffer(template.buffer_bytes(buffer), "<f4")
+            found[name] = stored.reshape(shapes[name])
+    return found
 
 
 def variable_buffers(file: tflite_file.TfliteFile) -> dict[str, int]:

@@ -18,6 +18,9 @@ from typing import Any
 # A manifest of a thousand variables takes 0.3 MB.
 MAX_CHARACTERS = 16_000_000
 MAX_FAULTS = 20
+# Metadata of a field with a default that is left out where it holds that: files of
+# before it was there stay readable, and files that do not need it stay as they were.
+OPTIONAL: Mapping[str, Any] = types.MappingProxyType({"optional": True})
 
 
 def load(text: str) -> tuple[Any, list[str]]:
@@ -74,7 +77,7 @@ def decode(kind: type, value: Any, where: str, faults: list[str]) -> Any:
     for name in fields:
         if name in value:
             found[name] = _decode(hints[name], value[name], f"{where}.{name}", faults)
-        else:
+        elif not _optional(fields[name]):
             faults.append(f"{where} lacks the key {name!r}")
     return kind(**found) if len(faults) == before else None
 
@@ -127,6 +130,10 @@ def _tuple(arguments: tuple, value: Any, where: str, faults: list[str]) -> tuple
     )
 
 
+def _optional(field: dataclasses.Field) -> bool:
+    return field.metadata == OPTIONAL
+
+
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
@@ -141,7 +148,11 @@ def _float(value: int | float) -> float:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+            if getattr(value, field.name) or not _optional(field)
+        }
     if isinstance(value, Mapping):
         return dict(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():

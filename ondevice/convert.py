@@ -1,42 +1,45 @@
-"""tf.Module -> .tflite: the one place for converter options, and what follows them.
+"""tf.Module -> .tflite: the one place for converter options.
 
-The converter leaves four things to be done, and all are done here: the contract's names
-are put on the signatures' tensors; every variable gets a buffer of its own, since equal
-initial values share one; buffers are aligned as the runtimes' kernels expect; and the
-manifest is embedded.
+    module = trainable.of_keras(model, loss="softmax_cross_entropy")
+    convert.write(module, "out/overview")
+
+What the converter leaves to be done in the file is done by `rewrite`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import itertools
+import os
+import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import flatbuffers
 import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow.lite.python import schema_py_generated as schema
 
+from checkpoints import atomic, folds, patch, tflite_file
 from checkpoints import manifest as manifests
-from checkpoints import patch, tflite_file
+from ondevice import keras_files, quantise, rewrite
 from ondevice import precision as precisions
-from ondevice import quantise
+from signatures import contract, folding, keras_model
 
-# Alignment of constants, as `force_align: 16` of the schema's Buffer.data asks for; the
-# Python packer does not look at it.
-_ALIGNMENT = 16
-
+_PACKAGES = ("tensorflow", "keras", "numpy")
 _OPERATOR_SETS = {
     "builtin": (tf.lite.OpsSet.TFLITE_BUILTINS,),
     "select": (tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS),
 }
 
 
-class ConversionError(ValueError):
-    """A graph that the converter refuses, or a file that is not what was asked for."""
+ConversionError = rewrite.ConversionError
+
+
+class UnfoundError(ConversionError):
+    """A weight that does not lie in the frozen file as it is."""
 
 
 def trainable(
@@ -73,78 +76,83 @@ def trainable(
         converter.experimental_enable_resource_variables = True
         converted = _convert(converter, ops)
     model = schema.ModelT.InitFromPackedBuf(converted, 0)
-    _name_signatures(model, signatures)
-    _unshare_variables(model)
-    return _pack(model)
+    rewrite.name_signatures(model, signatures)
+    rewrite.unshare_variables(model)
+    return rewrite.pack(model)
 
 
 def inference(
     function: Callable,
-    image_shape: tuple[int | None, ...],
+    inputs: Sequence[tf.TensorSpec],
     weights: Mapping[str, np.ndarray],
-    names: Sequence[str],
+    outputs: Sequence[str],
     precision: precisions.Precision = precisions.FLOAT32,
+    patchable: bool = True,
 ) -> tuple[bytes, tuple[manifests.ConstantSpec, ...]]:
-    """Converts a pure function of weights and one image into a frozen file.
+    """Converts a pure function of weights and inputs into a frozen file.
 
     With float32 weights their places in the file are found by converting with weights
     that no two share, so that each constant tells which variable it is and how its axes
     lie.
 
     Args:
-      function: From (weights by name, image) to a tuple of outputs.
-      image_shape: Of the image, batch included; None is a side that may change.
+      function: From (weights by name, *inputs) to a tuple of outputs.
+      inputs: Named; batch included, None is a side that may change.
       weights: Name -> float32 array; where they stay so the shapes count alone.
-      names: The name of the input, then one for each output.
+      outputs: A name for each.
       precision: Of weights and activations.
+      patchable: Whether to look for them.
 
     Returns:
-      In float32 the .tflite with probe weights, and where each lies in it;
-      otherwise the .tflite with the weights, and nothing.
+      In float32, and patchable, the .tflite with probe weights, and where each lies in
+      it; otherwise the .tflite with the weights, and nothing.
 
     Raises:
-      ConversionError: If a weight is not found exactly once.
+      UnfoundError: If a weight is not found exactly once.
+      ConversionError: If the converter refuses.
     """
     random = np.random.default_rng(0)
     stored = weights
-    patchable = precision.weights == "float32"
+    patchable = patchable and precision.weights == "float32"
     if patchable:
         stored = {
             name: random.standard_normal(value.shape, np.float32)
             for name, value in weights.items()
         }
 
-    def call(image):
+    def call(*images):
         constants = {name: tf.constant(value) for name, value in stored.items()}
-        outputs = function(constants, image)
-        return {f"out_{i}": output for i, output in enumerate(outputs)}
+        found = function(constants, *images)
+        return {f"out_{i}": output for i, output in enumerate(found)}
 
     concrete = tf.function(
         call,
-        input_signature=[tf.TensorSpec(image_shape, tf.float32, "in_0")],
+        input_signature=[
+            tf.TensorSpec(s.shape, s.dtype, f"in_{i}") for i, s in enumerate(inputs)
+        ],
         autograph=False,
     ).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
     with _quietly():
         model = schema.ModelT.InitFromPackedBuf(_converted(converter, precision), 0)
-    _name_outputs(model, names)
+    rewrite.name_tensors(model, [s.name for s in inputs], outputs)
     if precision.weights == "int8" and precision.activations != "dynamic":
         quantise.store_weights(model)
-    data = _pack(model)
+    data = rewrite.pack(model)
     return data, _find_constants(tflite_file.parse(data), stored) if patchable else ()
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that make a file."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def embed(data: bytes, manifest: manifests.Manifest) -> bytes:
     """Puts the manifest into the file as metadata."""
     model = schema.ModelT.InitFromPackedBuf(data, 0)
-    entry = schema.MetadataT()
-    entry.name = manifests.METADATA_NAME.encode()
-    entry.buffer = len(model.buffers)
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(manifests.to_json(manifest).encode(), np.uint8)
-    model.buffers.append(buffer)
-    model.metadata = [*(model.metadata or ()), entry]
-    return _pack(model)
+    content = manifests.to_json(manifest).encode()
+    rewrite.add_metadata(model, manifests.METADATA_NAME, content)
+    return rewrite.pack(model)
 
 
 def with_buffers(
@@ -219,113 +227,110 @@ def _convert(
         ) from error
 
 
-def _name_signatures(
-    model: schema.ModelT, signatures: Sequence[manifests.SignatureSpec]
-) -> None:
-    """Replaces `in_i` and `out_i` by the names of the contract."""
-    contracts = {s.key: s for s in signatures}
-    for definition in model.signatureDefs:
-        signature = contracts[definition.signatureKey.decode()]
-        for maps, prefix, specs in (
-            (definition.inputs, "in_", signature.inputs),
-            (definition.outputs, "out_", signature.outputs),
-        ):
-            if len(maps) != len(specs):
-                raise ConversionError(
-                    f"Signature {signature.key!r} must keep its {len(specs)} tensors "
-                    f"called {prefix}*. Received: {len(maps)}, the others were pruned."
-                )
-            for entry in maps:
-                place = int(entry.name.decode().removeprefix(prefix))
-                entry.name = specs[place].name.encode()
+def write(
+    module: keras_model.KerasTrainable, directory: str | os.PathLike[str]
+) -> manifests.Manifest:
+    """Writes a Keras model's files: model.tflite, inference.tflite and manifest.json.
 
+    Args:
+      module: From `trainable.of_keras`.
+      directory: Made where it is not there.
 
-def _name_outputs(model: schema.ModelT, names: Sequence[str]) -> None:
-    """Puts names on a frozen file's tensors, and its outputs into the names' order.
+    Returns:
+      The manifest of model.tflite.
 
-    The converter orders outputs as it likes; its signature tells which is which.
+    Raises:
+      GradientError: If a layer has no gradient in builtin operators; names it.
+      ConversionError: If the converter refuses.
+      OSError: If a file cannot be written.
     """
-    graph, definition = model.subgraphs[0], model.signatureDefs[0]
-    indices = {
-        entry.name.decode(): entry.tensorIndex
-        for entry in (*definition.inputs, *definition.outputs)
-    }
-    keys = ["in_0", *(f"out_{i}" for i in range(len(names) - 1))]
-    for key, name in zip(keys, names, strict=True):
-        graph.tensors[indices[key]].name = name.encode()
-    graph.outputs = [indices[key] for key in keys[1:]]
-    renamed = dict(zip(keys, names))
-    for entry in (*definition.inputs, *definition.outputs):
-        entry.name = renamed[entry.name.decode()].encode()
+    signatures = module.signature_specs
+    data = trainable(module, module.functions(signatures), signatures)
+    manifest = dataclasses.replace(
+        keras_files.described(module, versions()),
+        variables=with_buffers(data, module.specs),
+        census=tflite_file.parse(data).census(),
+    )
+    frozen = _inference_of(module, module.parameters(), precisions.FLOAT32)
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write(folder / "model.tflite", [embed(data, manifest)])
+    atomic.write(folder / "inference.tflite", [frozen])
+    atomic.write(folder / "manifest.json", [manifests.to_json(manifest).encode()])
+    return manifest
 
 
-def _unshare_variables(model: schema.ModelT) -> None:
-    """Gives each variable's initial value a tensor and a buffer of its own."""
-    codes = [code.builtinCode for code in model.operatorCodes]
+def write_inference(
+    module: keras_model.KerasTrainable,
+    path: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
+    precision: precisions.Precision = precisions.FLOAT32,
+) -> None:
+    """Writes a Keras model's inference file anew, BatchNorm folded in.
 
-    def operators(graph: schema.SubGraphT, code: int) -> list[schema.OperatorT]:
-        return [o for o in graph.operators or () if codes[o.opcodeIndex] == code]
+    Args:
+      module: From `trainable.of_keras`.
+      path: Of the file.
+      checkpoint: What an interpreter learnt; None for the module's own weights.
+      precision: Of weights and activations.
 
-    initialisers = {
-        operator.builtinOptions.initSubgraphIndex
-        for graph in model.subgraphs
-        for operator in operators(graph, schema.BuiltinOperator.CALL_ONCE)
-    }
-    assignments = [
-        (model.subgraphs[index], operator)
-        for index in sorted(initialisers)
-        for operator in operators(
-            model.subgraphs[index], schema.BuiltinOperator.ASSIGN_VARIABLE
-        )
+    Raises:
+      CheckpointError: If the checkpoint is damaged, or another model's.
+      ConversionError: If the converter refuses.
+      OSError: If a file cannot be read or written.
+    """
+    weights = keras_files.learnt(module, checkpoint)
+    atomic.write(path, [_inference_of(module, weights, precision)])
+
+
+def _inference_of(
+    module: keras_model.KerasTrainable,
+    weights: Mapping[str, np.ndarray],
+    precision: precisions.Precision,
+) -> bytes:
+    """The inference file of a Keras model, its manifest embedded.
+
+    Its constants are weights, or expressions of them that the manifest holds, so that a
+    patch fills it with what an interpreter learnt. Where a constant cannot be told so
+    the file is made of the weights as they are, and must be made anew for others.
+    """
+    plan = module.plan
+    specs = [
+        tf.TensorSpec((plan.infer_batch, *s.shape), tf.as_dtype(s.dtype), s.name)
+        for s in plan.inputs
     ]
-    values = {id(graph.tensors[o.inputs[1]]) for graph, o in assignments}
-    taken = {
-        tensor.buffer
-        for graph in model.subgraphs
-        for tensor in graph.tensors
-        if id(tensor) not in values
-    }
-    assigned: set[int] = set()
-    for graph, operator in assignments:
-        old = graph.tensors[operator.inputs[1]]
-        tensor = old
-        if id(old) in assigned:  # one constant tensor may serve two assignments
-            tensor = schema.TensorT()
-            vars(tensor).update(vars(old))
-            operator.inputs = [operator.inputs[0], len(graph.tensors)]
-            graph.tensors.append(tensor)
-        assigned.add(id(tensor))
-        if tensor.buffer in taken:
-            buffer = schema.BufferT()
-            buffer.data = np.array(model.buffers[old.buffer].data)
-            tensor.buffer = len(model.buffers)
-            model.buffers.append(buffer)
-        taken.add(tensor.buffer)
+    names = [spec.name for spec in plan.outputs]
+    floats = {n: w for n, w in weights.items() if w.dtype == np.float32}
+    others = {n: w for n, w in weights.items() if n not in floats}
 
+    def function(values, *images):
+        constants = {name: tf.constant(value) for name, value in others.items()}
+        return module.inference({**constants, **values}, *images)
 
-class _AlignedBuffer(schema.BufferT):
-    """A buffer that packs its bytes at a multiple of 16."""
-
-    def Pack(self, builder: flatbuffers.Builder) -> int:
-        data = None
-        if self.data is not None and len(self.data):
-            stored = np.asarray(self.data, np.uint8).tobytes()
-            builder.StartVector(1, len(stored), _ALIGNMENT)
-            builder.head -= len(stored)
-            builder.Bytes[builder.head : builder.head + len(stored)] = stored
-            data = builder.EndVector()
-        schema.BufferStart(builder)
-        if data is not None:
-            schema.BufferAddData(builder, data)
-        return schema.BufferEnd(builder)
-
-
-def _pack(model: schema.ModelT) -> bytes:
-    for buffer in model.buffers:
-        buffer.__class__ = _AlignedBuffer
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    expressions: dict[str, folding.Expression] = {}
+    try:
+        folded = folding.Folded(function, floats, specs)
+        values = folded.values(floats)
+        data, constants = inference(folded, specs, values, names, precision)
+        expressions = folded.expressions if constants else {}
+    except (folding.FoldingError, UnfoundError) as error:
+        logging.warning("The inference file can be made anew, not patched. %s", error)
+        data, constants = inference(
+            function, specs, floats, names, precision, patchable=False
+        )
+    manifest = dataclasses.replace(
+        keras_files.described(module, versions()),
+        kind="inference",
+        signatures=tuple(s for s in module.signature_specs if s.key == contract.INFER),
+        constants=constants,
+        census=tflite_file.parse(data).census(),
+        folds={n: e for n, e in expressions.items() if e[0] != folds.WEIGHT},
+    )
+    data = keras_files.of_inference(data, module, manifest, floats)
+    if constants:  # Probes lie where the weights belong.
+        used = {name for e in expressions.values() for name in folds.weights(e)}
+        data = patch.patch_inference(data, manifest, {n: floats[n] for n in used})
+    return data
 
 
 def _find_constants(
@@ -352,7 +357,7 @@ def _find_constants(
         else:
             faults.append(name)
     if faults:
-        raise ConversionError(
+        raise UnfoundError(
             "Every weight must lie in the inference file as it is, axes apart. "
             f"Received: {faults} are not found there."
         )

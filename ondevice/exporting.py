@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 
 from checkpoints import atomic
+from checkpoints import manifest as manifests
 from ondevice import commands
 from ondevice import precision as precisions
 from ondevice.device import (
@@ -136,6 +137,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if config.method == "reconvert":
         commands.require_tensorflow("--method=reconvert")
     source = exports.Source.read(str(config.model), config.template)
+    _require_detector(config, source)
     state = _state(config, source)
     precision = _precision(config, source)
     measure = _measure(config, source, precision)
@@ -166,6 +168,26 @@ def export(config: ExportConfig) -> dict[str, Any]:
         "max_difference": difference,
         "accuracy": found and found.figures,
     }
+
+
+def _require_detector(config: ExportConfig, source: exports.Source) -> None:
+    """Refuses what a Keras model's file cannot be asked for.
+
+    Raises:
+      ExportError: If it takes a detector, or the Keras model itself.
+    """
+    if source.manifest.spec != manifests.KERAS:
+        return
+    if config.method == "reconvert":
+        raise exports.ExportError(
+            "A Keras model must be converted anew where it is built: by "
+            "ondevice.convert.write_inference(module, path, checkpoint). "
+            f"Received: --method=reconvert; {config.model}."
+        )
+    if config.data is not None:
+        raise exports.ExportError(
+            f"--data must go with a detector. Received: {config.model}, a Keras model."
+        )
 
 
 def _state(config: ExportConfig, source: exports.Source) -> dict[str, np.ndarray]:

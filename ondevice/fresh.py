@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 from collections.abc import Mapping
 
 import numpy as np
+import tensorflow as tf
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
@@ -21,8 +21,6 @@ from ondevice.detection import anchors
 from ondevice.rebuild import network, specs, topology
 from signatures import contract, losses, optimizers, scores, select, stateless
 from signatures import trainable
-
-_PACKAGES = ("tensorflow", "keras", "numpy")
 
 # A recipe's field is called `trainable`, too.
 _Module = type[trainable.Trainable]
@@ -222,7 +220,7 @@ def make_trainable(
             recipe.spec.name, recipe.classes, variables, frozen
         ),
         census=tflite_file.parse(data).census(),
-        versions=_versions(),
+        versions=convert.versions(),
     )
     return convert.embed(data, manifest), manifest
 
@@ -252,9 +250,9 @@ def make_inference(
     model = stateless.Stateless(network.build(recipe.layers, spec.name))
     data, constants = convert.inference(
         lambda values, image: _predict(model(values, image)),
-        (1, spec.input_size, spec.input_size, 3),
+        [tf.TensorSpec((1, spec.input_size, spec.input_size, 3), name=spec.input_name)],
         weights,
-        (spec.input_name, *spec.outputs),
+        spec.outputs,
         precision,
     )
     described = dataclasses.replace(
@@ -264,16 +262,12 @@ def make_inference(
         variables=(),
         constants=constants,
         census=tflite_file.parse(data).census(),
-        versions=_versions(),
+        versions=convert.versions(),
     )
     data = convert.embed(data, described)
     if constants:  # Probes lie where the weights belong.
         data = patch.patch_inference(data, described, weights)
     return data, constants
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _module(

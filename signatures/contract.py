@@ -127,3 +127,48 @@ def signatures(
             )
         )
     return tuple(sorted(table, key=lambda signature: signature.key))
+
+
+def of_model(
+    inputs: tuple[manifest.TensorSpec, ...],
+    targets: tuple[manifest.TensorSpec, ...],
+    outputs: tuple[manifest.TensorSpec, ...],
+    variables: tuple[manifest.VariableSpec, ...],
+    batch: int,
+    infer_batch: int,
+    seeded: bool,
+) -> tuple[manifest.SignatureSpec, ...]:
+    """The contract of a trainable file that is no detector, keys in alphabetical order.
+
+    Args:
+      inputs: For one sample.
+      targets: What `train` and `evaluate` take beside them, for a batch.
+      outputs: For one sample.
+      variables: Every variable.
+      batch: B, samples in a training step.
+      infer_batch: Samples in `infer`.
+      seeded: Whether a step draws random numbers, and takes a seed for them.
+    """
+    spec = manifest.TensorSpec
+
+    def batched(specs, size):
+        return tuple(spec(s.name, (size, *s.shape), s.dtype) for s in specs)
+
+    version, loss = spec("format_version", (), "int32"), spec("loss", ())
+    state = (version, *(spec(v.name, v.shape, v.dtype) for v in variables))
+    given = (*batched(inputs, batch), *targets)
+    seeds = (spec("seed", (), "int32"),) if seeded else ()
+    table = [
+        manifest.SignatureSpec(
+            TRAIN,
+            (*given, spec("learning_rate", ()), *seeds),
+            (loss, spec("gradient_norm", ())),
+        ),
+        manifest.SignatureSpec(
+            INFER, batched(inputs, infer_batch), batched(outputs, infer_batch)
+        ),
+        manifest.SignatureSpec(SAVE, (version,), state),
+        manifest.SignatureSpec(RESTORE, state, (spec("restored", (), "int32"),)),
+        manifest.SignatureSpec(EVALUATE, given, (loss,)),
+    ]
+    return tuple(sorted(table, key=lambda signature: signature.key))

@@ -55,9 +55,36 @@ class Stateless:
         Returns:
           What the model gives.
         """
-        outputs, _ = self._model.stateless_call(
+        return self.run(weights, inputs)[0]
+
+    def run(
+        self,
+        weights: Mapping[str, tf.Tensor],
+        inputs: Any,
+        training: bool | None = None,
+    ) -> tuple[Any, dict[str, tf.Tensor], list[tf.Tensor]]:
+        """Runs the model, and tells what else it gives.
+
+        Args:
+          weights: As in a call.
+          inputs: As in a call.
+          training: What layers as BatchNormalization and Dropout are told.
+
+        Returns:
+          The outputs; the weights that the model assigned, by name; and its own losses,
+          those of regularizers among them.
+        """
+        given = [weights[name] for name in self._other]
+        outputs, after, losses = self._model.stateless_call(
             [weights[name] for name in self._trainable],
-            [weights[name] for name in self._other],
+            given,
             inputs,
+            training=training,
+            return_losses=True,
         )
-        return outputs
+        assigned = {
+            name: new
+            for name, old, new in zip(self._other, given, after)
+            if new is not old
+        }
+        return outputs, assigned, losses

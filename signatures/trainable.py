@@ -1,13 +1,8 @@
 """The `tf.Module` behind a trainable file: train, infer, save, restore, evaluate.
 
-The module owns one variable for each trained weight; every other weight is a constant
-of the graph, so that the converter and XNNPACK see plain convolutions there. Where
-something is to train on the trunk's features the network comes in two parts, and two
-more signatures stand for them.
-
-Inputs and outputs of a signature are passed by their place in the contract and carry
-the names `in_0`, ... and `out_0`, ... until conversion puts the contract's names into
-the file: TensorFlow allows no slash in a signature's names.
+`of_keras` makes one of any Keras model; `Trainable` is the detectors'.
+Where something is to train on the trunk's features the network comes in two parts, and
+two more signatures stand for them.
 """
 
 from __future__ import annotations
@@ -15,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from checkpoints import manifest
-from signatures import contract, optimizers, stateless
-from signatures.gradients import graph
+from signatures import contract, keras_model, module, optimizers, stateless
 
 # Takes the network's outputs and the targets by name; gives at least `contract.LOSSES`.
 Loss = Callable[..., Mapping[str, tf.Tensor]]
@@ -29,8 +23,51 @@ Loss = Callable[..., Mapping[str, tf.Tensor]]
 Predict = Callable[[Mapping[str, tf.Tensor]], Sequence[tf.Tensor]]
 
 
-class Trainable(tf.Module):
-    """A network that learns through signatures."""
+def of_keras(
+    model: keras.Model,
+    loss: Any,
+    optimizer: str | optimizers.Settings = "adam",
+    batch_size: int = 32,
+    targets: Any = None,
+    infer_batch_size: int = 1,
+) -> keras_model.KerasTrainable:
+    """Makes any Keras model trainable; `ondevice.convert.write` makes its files.
+
+    Layers with `trainable = False` become constants. Gradients are not clipped unless
+    the optimizer's settings say so. A last batch that is filled up counts as the batch
+    that it was, but for BatchNormalization's statistics, which see every sample: there
+    fill it up with others of the data, their weight 0.
+
+    Args:
+      model: Sequential or Functional, its input's shape known but for the batch.
+      loss: A name of `objectives.LOSSES`, one of `keras.losses`, or a function
+        (outputs, y) that gives a loss a sample [B, ...] or a scalar, or (outputs, y,
+        sample_weights) that gives a scalar. With several outputs a mapping of their
+        names to losses, which are added, or a function of two mappings.
+      optimizer: A name of `optimizers.RULES`, or settings.
+      batch_size: B, samples in a training step.
+      targets: A `tf.TensorSpec` of one sample's target, or a mapping of them by output;
+        the output's own where it is not told, int32 without the last axis for a sparse
+        loss.
+      infer_batch_size: Samples in a call of `infer`.
+
+    Returns:
+      The module.
+
+    Raises:
+      ValueError: If the model, loss or optimizer cannot be used so; among these a loss
+        on logits of a model that ends in a softmax.
+      GradientError: If a shape is not known.
+    """
+    if isinstance(optimizer, str):
+        optimizer = optimizers.Settings(optimizer, clip_norm=0.0)
+    return keras_model.KerasTrainable(
+        model, loss, optimizer, batch_size, targets, infer_batch_size
+    )
+
+
+class Trainable(module.Module):
+    """A detector that learns through signatures."""
 
     def __init__(
         self,
@@ -61,7 +98,6 @@ class Trainable(tf.Module):
         Raises:
           ValueError: If nothing is trained, or a trained weight is not the network's.
         """
-        super().__init__()
         below: frozenset[str] = trunk.names if trunk else frozenset()
         strangers = sorted(set(trained) - network.names - below)
         if strangers or not trained:
@@ -69,69 +105,11 @@ class Trainable(tf.Module):
                 "At least one weight must be trained, and each must be the network's. "
                 f"Received: {len(trained)} to train, of them unknown: {strangers}."
             )
+        super().__init__(weights, trained, settings, rates)
         self._network, self._trunk = network, trunk
         self._frozen_trunk = trunk is not None and not below & set(trained)
         self._class_weights = tuple(class_weights)
         self._loss, self._predict = loss, predict
-        self._frozen = {n: w for n, w in weights.items() if n not in set(trained)}
-        self._weights = {n: tf.Variable(weights[n], name=n) for n in trained}
-        self._optimizer = optimizers.Optimizer(settings, self._weights, rates)
-        roles = [(n, manifest.WEIGHT, v) for n, v in self._weights.items()]
-        self._state = [*roles, *self._optimizer.state()]
-
-    @property
-    def specs(self) -> tuple[manifest.VariableSpec, ...]:
-        """Every variable: weights, slots, then the step."""
-        return tuple(
-            manifest.VariableSpec(name, tuple(v.shape), v.dtype.name, role)
-            for name, role, v in self._state
-        )
-
-    @property
-    def frozen(self) -> Mapping[str, np.ndarray]:
-        """The weights that are constants."""
-        return self._frozen
-
-    def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets the variables that `state` names: weights, slots or the step."""
-        for name, _, variable in self._state:
-            if name in state:
-                variable.assign(state[name])
-
-    def functions(
-        self, signatures: Sequence[manifest.SignatureSpec]
-    ) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """Traces every signature of a contract.
-
-        Args:
-          signatures: From `contract.signatures`.
-
-        Returns:
-          Key -> concrete function with inputs `in_0`, ... and outputs `out_0`, ...
-        """
-        return {s.key: self._trace(s) for s in signatures}
-
-    def _trace(
-        self, signature: manifest.SignatureSpec
-    ) -> tf.types.experimental.ConcreteFunction:
-        method = getattr(self, f"_{signature.key}")
-
-        def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
-            named = {s.name: a for s, a in zip(signature.inputs, arguments)}
-            outputs = method(named)
-            return {
-                f"out_{i}": tf.identity(tf.ensure_shape(outputs[s.name], s.shape))
-                for i, s in enumerate(signature.outputs)
-            }
-
-        return tf.function(
-            call,
-            input_signature=[
-                tf.TensorSpec(s.shape, tf.as_dtype(s.dtype), name=f"in_{i}")
-                for i, s in enumerate(signature.inputs)
-            ],
-            autograph=False,
-        ).get_concrete_function()
 
     # The signatures, each named for its key.
 
@@ -169,17 +147,6 @@ class Trainable(tf.Module):
         losses = self._forward(self._losses, self._values(), inputs, _targets(tensors))
         return dict(zip(contract.LOSSES, losses))
 
-    def _save(self, tensors):
-        values = {name: v.read_value() for name, _, v in self._state}
-        return {**values, "format_version": tensors["format_version"]}
-
-    def _restore(self, tensors):
-        """Takes what `_save` gave; of another version's tensors it counts none."""
-        for name, _, variable in self._state:
-            variable.assign(tensors[name])
-        ours = tf.equal(tensors["format_version"], contract.FORMAT_VERSION)
-        return {"restored": len(self._state) * tf.cast(ours, tf.int32)}
-
     # Parts of them.
 
     def _inputs(self, image):
@@ -190,12 +157,6 @@ class Trainable(tf.Module):
         assert self._trunk is not None
         # Keras gives a single feature bare.
         return tf.nest.flatten(self._trunk(self._all_weights(values), image))
-
-    def _values(self) -> list[tf.Tensor]:
-        return [variable.read_value() for variable in self._weights.values()]
-
-    def _constants(self) -> dict[str, tf.Tensor]:
-        return {name: tf.constant(value) for name, value in self._frozen.items()}
 
     def _all_weights(self, values):
         return {**self._constants(), **dict(zip(self._weights, values))}
@@ -233,10 +194,6 @@ class Trainable(tf.Module):
         rate = tensors["learning_rate"]
         norm = self._optimizer.apply(values, gradients, rate, names)
         return {**dict(zip(contract.LOSSES, losses)), "gradient_norm": norm}
-
-    # How a function of the weights is emitted; --ops=select leaves it to TensorFlow.
-    _forward: Any = staticmethod(graph.forward)
-    _differentiate: Any = staticmethod(graph.value_and_gradients)
 
 
 def _features_in(tensors):

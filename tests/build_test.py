@@ -10,7 +10,7 @@ from absl.testing import absltest
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import tflite_file
-from ondevice import build, convert, fresh
+from ondevice import build, convert, fresh, rewrite
 from ondevice.device import runtimes, session
 from ondevice.rebuild import porting, recognition
 from ondevice.verification import prove
@@ -159,7 +159,7 @@ class FaultTest(absltest.TestCase):
         recipe = tiny_detector.recipe(
             trainable="heads", settings=optimizers.Settings("adam", 1.0)
         )
-        with mock.patch.object(convert, "_unshare_variables"):
+        with mock.patch.object(rewrite, "unshare_variables"):
             with self.assertRaisesRegex(convert.ConversionError, "/m'.*share"):
                 _prove(recipe, ("ai_edge_litert",))
 
@@ -176,12 +176,12 @@ class FaultTest(absltest.TestCase):
                     graph.operators.remove(found[0])
 
         recipe = tiny_detector.recipe(trainable="heads")
-        with mock.patch.object(convert, "_unshare_variables", forget_one):
+        with mock.patch.object(rewrite, "unshare_variables", forget_one):
             with self.assertRaisesRegex(convert.ConversionError, "left out"):
                 _prove(recipe, ("ai_edge_litert",))
 
     def test_a_signature_that_does_not_initialise_is_caught(self):
-        whole = convert._unshare_variables
+        whole = rewrite.unshare_variables
 
         def forget_the_call(model):
             whole(model)
@@ -194,7 +194,7 @@ class FaultTest(absltest.TestCase):
             ]
 
         recipe = tiny_detector.recipe(trainable="heads")
-        with mock.patch.object(convert, "_unshare_variables", forget_the_call):
+        with mock.patch.object(rewrite, "unshare_variables", forget_the_call):
             proof = _prove(recipe, ("ai_edge_litert",))
         self.assertNotEqual(_failing(proof), [])
 

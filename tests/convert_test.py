@@ -116,7 +116,8 @@ class TrainableTest(parameterized.TestCase):
 
 class InferenceTest(parameterized.TestCase):
     def inference(self, function=product, precision=precisions.FLOAT32):
-        return convert.inference(function, (1, 3), WEIGHTS, ("in", "out"), precision)
+        spec = tf.TensorSpec((1, 3), name="in")
+        return convert.inference(function, [spec], WEIGHTS, ["out"], precision)
 
     def test_each_weight_is_found_and_turned(self):
         data, constants = self.inference()

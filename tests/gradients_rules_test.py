@@ -5,7 +5,7 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 
 from signatures.gradients import graph, rules
-from tests.gradient_checks import check, noise
+from tests.gradient_checks import SINGLE, check, noise
 
 
 def positive(*shape):
@@ -37,9 +37,27 @@ class ActivationTest(parameterized.TestCase):
         ("hard_swish", lambda x: x * tf.nn.relu6(x + 3) / 6),
         ("gelu", lambda x: tf.nn.gelu(x, approximate=True)),
         ("mish", lambda x: x * tf.tanh(tf.nn.softplus(x))),
+        ("softsign", tf.nn.softsign),
+        ("expm1", tf.math.expm1),
+        ("erf", tf.math.erf),
+        ("erfc", tf.math.erfc),
     )
     def test_activation(self, function):
         check(function, noise(3, 5))
+
+    def test_gelu(self):
+        # Its gradient has the value of erf in it, which is float32's.
+        check(lambda x: tf.nn.gelu(3 * x), noise(3, 5), tolerance=SINGLE)
+
+    def test_erf_is_that_of_float32(self):
+        x = np.concatenate([np.linspace(-6, 6, 4001), [0, 1e-30, -1e30, 1e30]])
+
+        @tf.function(autograph=False)
+        def ours(x):
+            return graph.forward(lambda w: tf.math.erf(w[0]), [x])
+
+        got = ours(tf.constant(x, tf.float32))
+        np.testing.assert_allclose(got, tf.math.erf(x), rtol=0, atol=4e-7)
 
     @parameterized.named_parameters(
         ("relu", tf.nn.relu),
@@ -112,6 +130,7 @@ class ElementwiseTest(parameterized.TestCase):
         ("log", tf.math.log),
         ("log1p", tf.math.log1p),
         ("neg", tf.negative),
+        ("divide_no_nan", lambda x: tf.math.divide_no_nan(x, x * x + 1)),
         ("pow", lambda x: x**3 + tf.pow(x, 1.7)),
         ("focal_pow", lambda x: (1 - tf.sigmoid(x)) ** 2.0),
         ("reciprocal", tf.math.reciprocal),
@@ -210,6 +229,7 @@ class ArrangementTest(parameterized.TestCase):
         ("tile", lambda x: tf.tile(x, [2, 1, 3, 2])),
         ("broadcast_to", lambda x: tf.broadcast_to(x[:, :1], [2, 2, 6, 4, 4])),
         ("repeat_of_keras", lambda x: tf.repeat(x, 2, axis=1)),
+        ("reverse", lambda x: tf.reverse(x, [0, -1])),
         ("gather", lambda x: tf.gather(x, [[2, 0], [2, 2]], axis=1)),
         ("cast", lambda x: tf.cast(tf.cast(x, tf.float64), tf.float64) * x),
         ("space_to_depth", lambda x: tf.nn.space_to_depth(x, 2)),
@@ -253,6 +273,38 @@ class ProductTest(parameterized.TestCase):
         a, b = ((4, 3), (3, 4))[turn_a], ((3, 5), (5, 3))[turn_b]
         for left, right in (((), ()), ((2,), (2,)), ((2,), (1,)), ((3, 1), (2,))):
             check(apply, noise(*left, *a), noise(*right, *b))
+
+
+class EinsumTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("ab,bc->ac", (3, 4), (4, 2)),
+        ("abc,cd->abd", (2, 3, 4), (4, 5)),
+        ("abc,cde->abde", (2, 3, 4), (4, 2, 5)),
+        ("aecd,abcd->acbe", (2, 3, 4, 5), (2, 6, 4, 5)),
+        ("acbe,aecd->abcd", (2, 4, 6, 3), (2, 3, 4, 5)),
+        ("ab,cd->bdac", (2, 3), (4, 5)),
+        ("abc,bd->ad", (2, 3, 4), (3, 5)),
+        ("ab,ab->", (2, 3), (2, 3)),
+    )
+    def test_two_operands(self, equation, one, two):
+        def apply(a, b):
+            return tf.einsum(equation, a, b)
+
+        check(apply, noise(*one), noise(*two, seed=1))
+
+    @parameterized.parameters("abc->cab", "abc->b", "abc->")
+    def test_one_operand(self, equation):
+        check(lambda a: tf.einsum(equation, a), noise(2, 3, 4))
+
+    @parameterized.parameters(
+        ("aab,bc->ac", (3, 3, 4), (4, 2)), ("...a,ab->...b", (2, 3), (3, 4))
+    )
+    def test_others_are_refused(self, equation, *shapes):
+        def apply(*tensors):
+            return tf.raw_ops.Einsum(inputs=tensors, equation=equation)
+
+        with self.assertRaisesRegex(graph.GradientError, "each label once a tensor"):
+            check(apply, *(noise(*shape) for shape in shapes))
 
 
 class TableTest(absltest.TestCase):

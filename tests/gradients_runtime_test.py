@@ -40,7 +40,8 @@ def activations(x):
     parts = (
         nn.relu(x), nn.relu6(5 * x), nn.leaky_relu(x, 0.3), nn.elu(x), nn.selu(x),
         nn.sigmoid(x), nn.tanh(x), nn.softplus(200 * x) / 200, nn.silu(x),
-        nn.relu6(x + 3) * x,
+        nn.relu6(x + 3) * x, nn.gelu(2 * x), nn.softsign(x), tf.math.expm1(x),
+        tf.math.erf(x), tf.math.erfc(x),
         nn.gelu(x, approximate=True), nn.relu(x) + -x[0] * nn.relu(-x),
     )  # fmt: skip
     return tf.stack(parts)
@@ -90,7 +91,7 @@ def arrangement(x):
         nn.depth_to_space(x, 2), tf.broadcast_to(x[:, :1], [2, 6, 4, 4]),
         tf.space_to_batch(x, [2, 2], [[0, 0], [1, 1]]), tf.squeeze(x[:1], 0),
         tf.batch_to_space(x, [1, 2], [[0, 0], [1, 0]]), tf.expand_dims(x, 1),
-        tf.slice(x, [0, 1, 0, 2], [-1, 2, 3, 1]),
+        tf.slice(x, [0, 1, 0, 2], [-1, 2, 3, 1]), tf.reverse(x, [0, 2]),
     )  # fmt: skip
     return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
 
@@ -126,6 +127,8 @@ CASES: dict = {
     "depthwise_stride": (depthwise(2, "SAME"), (2, 8, 6, 3), (5, 5, 3, 1)),
     "depthwise_odd": (depthwise(2, "VALID"), (1, 9, 7, 2), (3, 4, 2, 1)),
     "depthwise_times_2": (depthwise(1, "SAME"), (1, 5, 5, 2), (3, 3, 2, 2)),
+    # The batch folded into the channels would be more than the kernel's buffer holds.
+    "depthwise_wide": (depthwise(1, "SAME"), (7, 3, 3, 1300), (2, 2, 1300, 1)),
     "max_2x2": (lambda x: nn.max_pool2d(x, 2, 2, "SAME"), (2, 6, 7, 3)),
     "max_3x3": (lambda x: nn.max_pool2d(x, 3, 2, "SAME"), (2, 7, 8, 3)),
     "max_of_ties": (
@@ -146,6 +149,11 @@ CASES: dict = {
     "broadcast": (elementwise, (2, 3, 4), (3, 4)),
     "reductions": (reductions, (2, 3, 4, 4)),
     "arrangement": (arrangement, (2, 6, 4, 4)),
+    "einsum": (
+        lambda a, b: tf.einsum("aecd,abcd->acbe", a, b),
+        (2, 3, 4, 5),
+        (2, 6, 4, 5),
+    ),
     "products": (products, (4, 3), (3, 5), (6, 5, 4)),
     "products_of_batches": (products, (2, 4, 3), (2, 3, 5), (3, 1, 5, 4)),
 }

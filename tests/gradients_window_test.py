@@ -133,9 +133,28 @@ class ConvolutionTest(parameterized.TestCase):
             noise(3, 3, 2, 2),
         )
 
-    def test_grouped_conv2d_is_refused(self):
-        with self.assertRaisesRegex(graph.GradientError, "filters over all channels"):
-            check(conv((1, 1), "SAME"), noise(1, 4, 4, 4), noise(3, 3, 2, 4))
+    @parameterized.parameters((2, "SAME", 4), (1, "VALID", 6))
+    def test_conv2d_in_groups(self, stride, padding, outputs):
+        # TensorFlow differentiates it on GPUs only; in parts it does everywhere.
+        def parts(image, filters):
+            pairs = zip(tf.split(image, 2, 3), tf.split(filters, 2, 3))
+            apply = conv((stride, stride), padding)
+            return tf.concat([apply(x, w) for x, w in pairs], 3)
+
+        image, filters = noise(2, 5, 5, 4), noise(3, 3, 2, outputs)
+        check(parts, image, filters)
+        whole = conv((stride, stride), padding)
+
+        @tf.function(autograph=False)
+        def ours(function, *arguments):
+            return graph.value_and_gradients(
+                lambda w: tf.reduce_sum(function(*w) ** 2.0), arguments
+            )
+
+        arguments = [tf.constant(image), tf.constant(filters)]
+        expected = tf.nest.flatten(ours(parts, *arguments))
+        for got, want in zip(tf.nest.flatten(ours(whole, *arguments)), expected):
+            np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
 
     # out, filters, strides, padding
     @parameterized.named_parameters(

@@ -110,7 +110,11 @@ class WeightsTest(parameterized.TestCase):
             "d": np.full((3, 3, 3, 1), 0.5, np.float32),
         }
         data, _ = convert.inference(
-            function, (1, 4, 4, 2), values, ("in", "out"), precisions.Precision("int8")
+            function,
+            [tf.TensorSpec((1, 4, 4, 2), name="in")],
+            values,
+            ["out"],
+            precisions.Precision("int8"),
         )
         file = tflite_file.parse(data)
         (stored,) = (t for t in file.subgraphs[0].tensors if t.dtype == "INT8")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import numpy as np
+import tensorflow as tf
 
 from checkpoints import tflite_file
 from ondevice import convert, fresh, sources
@@ -73,11 +74,11 @@ def vendor_file(seed: int = 0) -> bytes:
         return found["regressors"], found["scores"]
 
     shape = (1, SPEC.input_size, SPEC.input_size, 3)
-    names = (SPEC.input_name, *SPEC.outputs)
+    image = tf.TensorSpec(shape, name=SPEC.input_name)
     # Conversion puts probes where the weights belong; write the real ones over them.
     from checkpoints import patch
 
-    data, constants = convert.inference(outputs, shape, weights(seed), names)
+    data, constants = convert.inference(outputs, [image], weights(seed), SPEC.outputs)
     values = weights(seed)
     return patch.patch(
         data,

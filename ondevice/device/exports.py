@@ -108,7 +108,9 @@ class Source:
         if not found.constants:
             raise ExportError(
                 f"The template must hold its weights in float32. Received: {path}, "
-                "whose weights are quantised."
+                "whose weights are quantised, or folded into each other; it must be "
+                "made anew: by --method=reconvert, of a Keras model by "
+                "ondevice.convert.write_inference."
             )
         return file, found
 
@@ -128,7 +130,7 @@ class Source:
         if kind == "trainable":
             return patch.patch_trainable(self.file, self.manifest, state)
         own = self.manifest.variables
-        names = [v.name for v in own if v.role == manifests.WEIGHT]
+        names = [v.name for v in own if v.role in manifests.PARAMETERS]
         frozen, described = self.template()
         return patch.patch_inference(frozen, described, {n: state[n] for n in names})
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints import manifest as manifests
 from ondevice.detection import anchors, decoding, geometry, metrics
 from ondevice.device import detectors, evaluation, image_cache, samples, session
+from signatures import contract
 
 # What must not fall, of what `evaluation.evaluate` finds.
 _GUARDED = ("class_accuracy", "recall")
@@ -128,7 +130,13 @@ def agreement(
 
 
 def difference(model: session.Session, exported: session.Session) -> float:
-    """max|difference| / max|output| of the two, on noise and in a black frame."""
+    """max|difference| / max|output| of the two, on noise and in a black frame.
+
+    A model that is no detector takes noise and zeros: numbers in [0, 1), integers 0.
+    """
+    if model.manifest.spec == manifests.KERAS:
+        figures = [_difference(model.infer, exported.infer, i) for i in _any(model)]
+        return float(np.max(figures))
     size, (low, high) = model.manifest.input_size, model.manifest.input_range
     noise = np.random.default_rng(0).uniform(low, high, (1, size, size, 3))
     noise = noise.astype(np.float32)
@@ -136,15 +144,30 @@ def difference(model: session.Session, exported: session.Session) -> float:
     framed = np.full_like(noise, low)
     inner = slice(size // 8, size - size // 8)
     framed[:, inner, inner] = noise[:, inner, inner]
-    figures = [_difference(model.infer, exported.infer, i) for i in (noise, framed)]
+    figures = [_difference(model.infer, exported.infer, [i]) for i in (noise, framed)]
     return float(np.max(figures))  # np.max hands a NaN on.
 
 
+def _any(model: session.Session) -> list[list[np.ndarray]]:
+    """Inputs of any model: noise, then zeros."""
+    specs = model.manifest.signature(contract.INFER).inputs
+    rng = np.random.default_rng(0)
+    noise = [
+        rng.random(s.shape, np.float32)
+        if s.dtype == "float32"
+        else np.zeros(s.shape, s.dtype)
+        for s in specs
+    ]
+    return [noise, [np.zeros_like(array) for array in noise]]
+
+
 def _difference(
-    first: detectors.Infer, second: detectors.Infer, image: np.ndarray
+    first: Callable[..., Any], second: Callable[..., Any], inputs: list[np.ndarray]
 ) -> float:
     figures = []
-    for expected, got in zip(first(image), second(image)):
+    outputs = [found if isinstance(found, tuple) else (found,)
+               for found in (first(*inputs), second(*inputs))]  # fmt: skip
+    for expected, got in zip(*outputs):
         if got.shape != expected.shape:
             return math.nan
         error = np.abs(got.astype(np.float64) - expected).max()

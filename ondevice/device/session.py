@@ -11,6 +11,7 @@ The interpreter is not thread-safe; the session is: its calls wait for each othe
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -37,14 +38,14 @@ class Losses:
 
     Attributes:
       loss: What training minimises.
-      class_loss: The class term.
-      box_loss: The box term.
+      class_loss: The class term of a detector's; NaN where there is none.
+      box_loss: The box term, likewise.
       gradient_norm: Before clipping; None from `evaluate`, which takes no gradient.
     """
 
     loss: float
-    class_loss: float
-    box_loss: float
+    class_loss: float = math.nan
+    box_loss: float = math.nan
     gradient_norm: float | None = None
 
 
@@ -138,19 +139,28 @@ class Session:
         """Takes one step of new class heads alone, on the trunk's features."""
         return _losses(self.call(contract.TRAIN_CLASSES, arrays))
 
-    def infer(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Runs the detector.
+    def infer(self, *inputs: np.ndarray) -> Any:
+        """Runs the model.
 
         Args:
-          image: [1, S, S, 3] float32 in the manifest's input range.
+          *inputs: In the order of the signature; of a detector the image, [1, S, S, 3]
+            float32 in the manifest's input range.
 
         Returns:
-          regressors [1, N, C], pixels of the input; classificators [1, N, K], logits.
+          The outputs in the order of the signature, a single one bare; of a detector
+          regressors [1, N, C], pixels of the input, and classificators [1, N, K],
+          logits.
+
+        Raises:
+          SessionError: Naming every missing, surplus or misshapen array.
         """
-        if any(s.key == contract.INFER for s in self.file.signatures):
-            found = self.call(contract.INFER, {"image": image})
-            return found["regressors"], found["classificators"]
-        return self._invoke(image)
+        if not any(s.key == contract.INFER for s in self.file.signatures):
+            (image,) = inputs
+            return self._invoke(image)
+        names = [s.name for s in self.manifest.signature(contract.INFER).inputs]
+        names += [f"input {place}" for place in range(len(names), len(inputs))]
+        outputs = tuple(self.call(contract.INFER, dict(zip(names, inputs))).values())
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the trunk's features of [1, S, S, 3] float32, by name."""
@@ -205,7 +215,7 @@ class Session:
         with self._lock:
             tensors = self.state()
             for variable in self.manifest.variables:
-                if variable.role != manifests.WEIGHT:
+                if variable.role not in manifests.PARAMETERS:
                     tensors[variable.name] = np.zeros_like(tensors[variable.name])
             self.close()
             self._interpreter = self._created()

@@ -90,11 +90,13 @@ def frozen(ported: class_files.Ported, graph: slow_ways.Graph) -> bytes:
     spec = ported.found.spec
     layers = linear_heads(topology.draw(spec), graph.classes)
     weights = head_weights(ported.weights, layers, graph.classes, graph.trained)
-    names = (spec.input_name, *spec.outputs)
     batch = None if graph.form == slow_ways.DYNAMIC else 1
     shape = (batch, spec.input_size, spec.input_size, 3)
     data, constants = convert.inference(
-        _function(layers, spec, graph.form), shape, weights, names
+        _function(layers, spec, graph.form),
+        [tf.TensorSpec(shape, name=spec.input_name)],
+        weights,
+        spec.outputs,
     )
     return patch.patch(
         data,

@@ -51,7 +51,7 @@ class Reference:
         self._models, self._gradients = {}, {}
         self._optimizers: dict = {}
         for dtype in ("float32", "float64"):
-            with _precision(dtype):
+            with precision(dtype):
                 self._models[dtype] = build()
             self._gradients[dtype] = tf.function(
                 functools.partial(self._differentiate, dtype), autograph=False
@@ -153,7 +153,7 @@ class Reference:
         key = (settings, dtype)
         if key not in self._optimizers:
             made = _keras_optimizer(settings)
-            with _precision(dtype):
+            with precision(dtype):
                 made.build(variables)
             self._optimizers[key] = made
         return self._optimizers[key]
@@ -203,7 +203,7 @@ class Reference:
 
 
 @contextlib.contextmanager
-def _precision(dtype: str) -> Iterator[None]:
+def precision(dtype: str) -> Iterator[None]:
     """Keras layers and slots made inside are of this dtype."""
     policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
     keras.config.set_dtype_policy(dtype)

@@ -7,6 +7,7 @@ products and clamps where they take no GREATER, CAST or SELECT.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -104,6 +105,54 @@ def softplus(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]
     return [y], lambda gradients: (gradients[0] * tf.sigmoid(x),)
 
 
+# Source: Eigen's generic_fast_erf_float: of odd powers from x, of even ones from 1;
+# between -4 and 4, beyond which erf is 1 in float32.
+_ERF_ABOVE = (
+    -1.60960333262415e-02, -2.95459980854025e-03, -7.34990630326855e-04,
+    -5.69250639462346e-05, -2.10102402082508e-06, 2.77068142495902e-08,
+    -2.72614225801306e-10,
+)  # fmt: skip
+_ERF_BELOW = (
+    -1.42647390514189e-02, -7.37332916720468e-03, -1.68282697438203e-03,
+    -2.13374055278905e-04, -1.45660718464996e-05,
+)  # fmt: skip
+
+
+def _polynomial(square: tf.Tensor, factors: tuple[float, ...]) -> tf.Tensor:
+    *rest, last = factors
+    total = square * last + rest.pop()
+    while rest:
+        total = total * square + rest.pop()
+    return total
+
+
+def erf(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Erf(x) or Erfc(x), neither of them a builtin operator, within 4e-7."""
+    (x,) = operation.inputs
+    near = tf.minimum(tf.maximum(x, -4.0), 4.0)
+    square = near * near
+    y = near * _polynomial(square, _ERF_ABOVE) / _polynomial(square, _ERF_BELOW)
+    sign = 1.0
+    if operation.type == "Erfc":
+        y, sign = 1.0 - y, -1.0
+    slope = sign * 2.0 / math.sqrt(math.pi)
+    return [y], lambda gradients: (gradients[0] * (slope * tf.exp(-(x * x))),)
+
+
+def softsign(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Softsign(x) = x / (1 + |x|)."""
+    (x,) = operation.inputs
+    below = 1.0 + tf.abs(x)
+    return [x / below], lambda gradients: (gradients[0] / (below * below),)
+
+
+def expm1(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
+    """Expm1(x) = exp(x) - 1: near 0 it keeps the digits that 1 has left."""
+    (x,) = operation.inputs
+    power = tf.exp(x)
+    return [power - 1.0], lambda gradients: (gradients[0] * power,)
+
+
 def elu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     """Elu(x); the derivative is 1 above 0 and y + 1 below."""
     (y,) = operation.emit()
@@ -132,6 +181,9 @@ def selu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
 
 RULES: dict[str, rule.Rule] = {
     "Elu": elu,
+    "Erf": erf,
+    "Erfc": erf,
+    "Expm1": expm1,
     "LeakyRelu": leaky_relu,
     "PRelu": prelu,
     "Relu": relu,
@@ -139,5 +191,6 @@ RULES: dict[str, rule.Rule] = {
     "Selu": selu,
     "Sigmoid": _from_output(lambda y: y * (1.0 - y)),
     "Softplus": softplus,
+    "Softsign": softsign,
     "Tanh": _from_output(lambda y: 1.0 - y * y),
 }

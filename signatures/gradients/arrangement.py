@@ -89,6 +89,21 @@ def _transpose(operation: rule.Operation):
     return [y], lambda gradients: (tf.transpose(gradients[0], back), None)
 
 
+def _reverse(operation: rule.Operation):
+    """ReverseV2(x, axes) by a choice of slices.
+
+    tflite-runtime 2.14 computes one over two axes wrongly.
+    """
+
+    def turned(tensor):
+        for axis in operation.constant(1).reshape(-1):
+            order = list(range(rule.static_shape(tensor)[axis]))[::-1]
+            tensor = tf.gather(tensor, order, axis=int(axis))
+        return tensor
+
+    return [turned(operation.inputs[0])], lambda gradients: (turned(gradients[0]), None)
+
+
 def _pad(operation: rule.Operation):
     """Pad or PadV2(x, paddings [rank, 2], value)."""
     x = operation.inputs[0]
@@ -345,6 +360,7 @@ RULES: dict[str, rule.Rule] = {
     "Pad": _pad,
     "PadV2": _pad,
     "Reshape": _reshape,
+    "ReverseV2": _reverse,
     "Slice": _slice,
     "Split": _split,
     "SplitV": _split,

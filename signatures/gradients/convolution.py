@@ -19,6 +19,7 @@ error in every cell, which the layers above add up.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import tensorflow as tf
 
@@ -31,12 +32,13 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     BiasedConv2D takes a bias of O elements too.
 
     Raises:
-      GradientError: If the layout is not NHWC, or the convolution is in groups.
+      GradientError: If the layout is not NHWC.
     """
     image, filters, *bias = operation.inputs
     kernel = rule.static_shape(filters)
-    if rule.static_shape(image)[3] != kernel[2]:
-        raise operation.refuse("filters over all channels", f"filters {kernel}")
+    groups = rule.static_shape(image)[3] // kernel[2]
+    if groups > 1:
+        return _in_groups(operation, groups)
     out = rule.static_shape(operation.emit()[0])
     over = window.window_of(operation, rule.static_shape(image), kernel[:2], out)
     if max(over.columns.stride, over.rows.stride) > 1 and over.columns.dilation > 1:
@@ -61,6 +63,44 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
         return to_image, to_filters, *to_bias
 
     return [result], backward
+
+
+def _in_groups(
+    operation: rule.Operation, groups: int
+) -> tuple[list[tf.Tensor], rule.Backward]:
+    """A convolution for each group of channels."""
+    split = [tf.split(tensor, groups, axis=-1) for tensor in operation.inputs]
+    results, backwards = [], []
+    for inputs in zip(*split):
+        part = dataclasses.replace(
+            operation,
+            inputs=inputs,
+            emit=functools.partial(_convolution, operation, inputs),
+        )
+        (result,), part_backward = conv2d(part)
+        results.append(result)
+        backwards.append(part_backward)
+
+    def backward(gradients):
+        shares = tf.split(gradients[0], groups, axis=-1)
+        found = [part([share]) for part, share in zip(backwards, shares)]
+        return [
+            None if parts[0] is None else tf.concat(parts, axis=-1)
+            for parts in zip(*found)
+        ]
+
+    return [tf.concat(results, axis=-1)], backward
+
+
+def _convolution(
+    operation: rule.Operation, inputs: tuple[tf.Tensor, ...]
+) -> list[tf.Tensor]:
+    """The operator on some of its channels."""
+    image, filters, *bias = inputs
+    names = ("strides", "padding", "explicit_paddings", "dilations", "data_format")
+    settings = {n: operation.attributes[n] for n in names if n in operation.attributes}
+    result = tf.raw_ops.Conv2D(input=image, filter=filters, **settings)
+    return [result + b for b in bias] or [result]
 
 
 def conv2d_transpose(

@@ -9,13 +9,21 @@ ms by sums on ai-edge-litert 2.3, but 320 and 100 ms on tflite-runtime 2.14, whe
 kernel is scalar (192x192, batch 1, one thread of an AVX-512 machine).
 
 "sum" makes everything a sum of shifted products.
+
+TFLite's kernel never ends where there are more channels than its buffer holds, in any
+of the runtimes: no more of the batch is folded into them than fits.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
 
 from signatures.gradients import rule, window
+
+# kAccBufferMaxSize of tensorflow/lite/kernels/internal/optimized/depthwiseconv_float.h.
+_MOST_CHANNELS = 4832
 
 
 def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
@@ -33,7 +41,8 @@ def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward
     plain = rows.dilation == columns.dilation == 1
     # Every runtime delegates a depthwise convolution whose filter is a constant.
     kernel_form = operation.depthwise == "kernel" or not operation.wanted[1]
-    form = _Kernel if plain and kernel_form else _Sum
+    narrow = kernel[2] * kernel[3] <= _MOST_CHANNELS or not operation.wanted[1]
+    form = _Kernel if plain and kernel_form and narrow else _Sum
     flat = tf.reshape(filters, [kernel[0] * kernel[1], kernel[2] * kernel[3]])
     padded = window.pad(_repeat(image, kernel[3]), over)
     if operation.wanted[1]:
@@ -121,6 +130,15 @@ class _Kernel:
         """[h * w, C] from the padded image and the gradient [B, H', W', C]."""
         rows, columns = over.rows, over.columns
         channels = rule.static_shape(gradient)[3]
+        most = max(1, _MOST_CHANNELS // channels)
+        if over.batch > most:
+            parts = [min(most, over.batch - i) for i in range(0, over.batch, most)]
+            return _sum(
+                _Kernel.filter_gradient(x, g, dataclasses.replace(over, batch=size))
+                for x, g, size in zip(
+                    tf.split(padded, parts), tf.split(gradient, parts), parts
+                )
+            )
         kernel = _fold(gradient)
         kernel = tf.reshape(kernel, [*rule.static_shape(kernel)[1:], 1])
         found: list[tf.Tensor] = []

@@ -140,6 +140,10 @@ RULES: dict[str, rule.Rule] = {
     "BiasAdd": _bias_add,
     "Cos": _unary(lambda g, x, y: -g * tf.sin(x)),
     "Div": _binary(lambda g, x, y, z: g / y, lambda g, x, y, z: -g * (z / y)),
+    "DivNoNan": _binary(
+        lambda g, x, y, z: tf.math.divide_no_nan(g, y),
+        lambda g, x, y, z: -g * tf.math.divide_no_nan(z, y),
+    ),
     "Exp": _unary(lambda g, x, y: g * y),
     "Log": _unary(lambda g, x, y: g / x),
     "Log1p": _unary(lambda g, x, y: g / (1.0 + x)),

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from signatures.gradients import rule, rules, trace
+from signatures.gradients import randomness, rule, rules, trace
 
 GradientError = rule.GradientError
 FORMS = ("kernel", "sum")  # of depthwise convolutions
@@ -25,6 +25,7 @@ def value_and_gradients(
     weights: Sequence[tf.Tensor],
     *args: Any,
     depthwise: str = "kernel",
+    generator: randomness.Generator | None = None,
 ) -> tuple[Any, list[tf.Tensor]]:
     """Evaluates a loss and its gradients; to be called while a tf.function is traced.
 
@@ -36,6 +37,8 @@ def value_and_gradients(
         over instead counts as frozen.
       *args: Further tensors or structures of them, not differentiated by.
       depthwise: The form of depthwise convolutions, "kernel" or "sum"; see `depthwise`.
+      generator: Draws the random numbers that the function asks for; their gradient is
+        that of the numbers drawn.
 
     Returns:
       What the function returned, emitted in the current graph, and one gradient for
@@ -43,7 +46,8 @@ def value_and_gradients(
 
     Raises:
       GradientError: If an operator between a weight and the loss has no rule, a shape
-        is unknown, a weight is no float, or the loss is not a scalar.
+        is unknown, a weight is no float, the loss is not a scalar, or random numbers
+        are asked for without a generator.
       RuntimeError: If no function is being traced.
     """
     program = trace.trace(function, weights, args)
@@ -53,7 +57,7 @@ def value_and_gradients(
             "The first element that the function returns must be the loss, a scalar. "
             f"Received: shape {loss.shape}, {loss.dtype.name}."
         )
-    emitted = _Emitter(program, loss, depthwise)
+    emitted = _Emitter(program, loss, depthwise, generator)
     return emitted.outputs(), emitted.gradients()
 
 
@@ -78,20 +82,25 @@ def forward(
       What the function returned, emitted in the current graph.
     """
     program = trace.with_biases(trace.trace(function, weights, args))
-    return _Emitter(program, None, depthwise).outputs()
+    return _Emitter(program, None, depthwise, None).outputs()
 
 
 class _Emitter:
     """Emits a program in the current graph, then its gradient."""
 
     def __init__(
-        self, program: trace.Program, loss: trace.Value | None, depthwise: str
+        self,
+        program: trace.Program,
+        loss: trace.Value | None,
+        depthwise: str,
+        generator: randomness.Generator | None,
     ) -> None:
         if depthwise not in FORMS:
             raise GradientError(
                 f"`depthwise` must be one of {FORMS}. Received: {depthwise!r}."
             )
         self._form = depthwise
+        self._generator = generator
         self._program = program
         self._loss = loss
         self._tensors: dict[trace.Value, tf.Tensor] = dict(program.bound)
@@ -134,7 +143,10 @@ class _Emitter:
         if not any(wanted) or chosen is None:
             if differentiated:
                 raise _without_rule(node)
-            outputs = _copy(node, inputs)
+            if node.type in randomness.DRAWN:
+                outputs = self._drawn(node)
+            else:
+                outputs = emitted(node, inputs)
         else:
             operation = _operation(
                 node, inputs, wanted, differentiated, self._form
@@ -143,6 +155,16 @@ class _Emitter:
             if differentiated:
                 self._backward.append((node, operation, backward))
         self._tensors.update(zip(node.outputs, outputs, strict=True))
+
+    def _drawn(self, node: trace.Node) -> Sequence[tf.Tensor]:
+        if self._generator is None:
+            raise GradientError(
+                "A function that draws random numbers must be given a generator. "
+                f"Received: none, for {node.type} '{node.name}'."
+            )
+        (value,) = node.outputs
+        shape = randomness.shape_of(node.name, value.shape)
+        return [self._generator.draw(node.type, shape, value.dtype)]
 
 
 def _active(program: trace.Program) -> set[trace.Value]:
@@ -195,6 +217,15 @@ def _operation(
         depthwise,
         emit,
     )
+
+
+def emitted(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    """Emits a node that no gradient is asked of, in builtin operators."""
+    if node.type not in rules.WRITTEN_OUT:
+        return _copy(node, inputs)
+    unwanted = (False,) * len(inputs)
+    given = _operation(node, tuple(inputs), unwanted, False, FORMS[0])
+    return rules.RULES[node.type](given)[0]
 
 
 def _copy(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:

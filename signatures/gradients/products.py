@@ -1,6 +1,8 @@
-"""MatMul and BatchMatMulV2, kept at rank 3 (see `convolution`)."""
+"""MatMul, BatchMatMulV2 and Einsum, kept at rank 3 (see `convolution`)."""
 
 from __future__ import annotations
+
+import math
 
 import tensorflow as tf
 
@@ -64,8 +66,85 @@ def _product(a: tf.Tensor, b: tf.Tensor, turn_a: bool, turn_b: bool) -> tf.Tenso
     return tf.matmul(a, b, transpose_b=turn_b)
 
 
+def _einsum(operation: rule.Operation):
+    """Einsum(operands..., equation) of one or two operands.
+
+    Raises:
+      GradientError: If the equation has an ellipsis, or a label twice in one operand.
+    """
+    equation = operation.attributes["equation"].decode().replace(" ", "")
+    source, _, out = equation.partition("->")
+    labels = source.split(",")
+    if "." in equation or any(len(set(part)) != len(part) for part in (*labels, out)):
+        raise operation.refuse("no ellipsis, and each label once a tensor", equation)
+    inputs = operation.inputs
+    parts = list(zip(labels, inputs))
+
+    def backward(gradients):
+        found: list[tf.Tensor | None] = []
+        for i, (own, tensor) in enumerate(parts):
+            others = [part for j, part in enumerate(parts) if j != i]
+            wanted = operation.wanted[i]
+            found.append(
+                _summed([(out, gradients[0]), *others], own, tensor) if wanted else None
+            )
+        return found
+
+    shape = rule.static_shape(operation.emit()[0])
+    return [tf.reshape(_contract(parts, out), shape)], backward
+
+
+def _summed(
+    parts: list[tuple[str, tf.Tensor]], want: str, like: tf.Tensor
+) -> tf.Tensor:
+    """The einsum of the parts; a label of `want` that none has is repeated."""
+    known = "".join(a for a in want if any(a in labels for labels, _ in parts))
+    result = _contract(parts, known)
+    if known == want:
+        return result
+    shape = rule.static_shape(like)
+    kept = [size if a in known else 1 for a, size in zip(want, shape)]
+    return tf.broadcast_to(tf.reshape(result, kept), shape)
+
+
+def _contract(parts: list[tuple[str, tf.Tensor]], out: str) -> tf.Tensor:
+    """The einsum of one or two tensors as a product of matrices."""
+    summed = []
+    for i, (labels, tensor) in enumerate(parts):
+        others = out + "".join(own for j, (own, _) in enumerate(parts) if j != i)
+        axes = [k for k, a in enumerate(labels) if a not in others]
+        if axes:
+            tensor = rule.sum_over(tensor, axes)
+            labels = "".join(a for a in labels if a in others)
+        summed.append((labels, tensor))
+    if len(summed) == 1:
+        return _turned(*summed[0], out)
+    (one, a), (two, b) = summed
+    size = dict(zip(one + two, rule.static_shape(a) + rule.static_shape(b)))
+    batch = "".join(c for c in out if c in one and c in two)
+    inner = "".join(c for c in one if c in two and c not in out)
+    left = "".join(c for c in out if c in one and c not in two)
+    right = "".join(c for c in out if c in two and c not in one)
+
+    def matrix(labels, tensor, rows, columns):
+        turned = _turned(labels, tensor, batch + rows + columns)
+        sides = [math.prod(size[c] for c in part) for part in (batch, rows, columns)]
+        return tf.reshape(turned, sides)
+
+    product = tf.matmul(matrix(one, a, left, inner), matrix(two, b, inner, right))
+    whole = batch + left + right
+    return _turned(whole, tf.reshape(product, [size[c] for c in whole]), out)
+
+
+def _turned(labels: str, tensor: tf.Tensor, order: str) -> tf.Tensor:
+    if labels == order:
+        return tensor
+    return tf.transpose(tensor, [labels.index(label) for label in order])
+
+
 RULES: dict[str, rule.Rule] = {
     "BatchMatMul": _matmul,
     "BatchMatMulV2": _matmul,
+    "Einsum": _einsum,
     "MatMul": _matmul,
 }

@@ -48,3 +48,9 @@ CONSTANT = frozenset(
         "ZerosLike",
     )
 )
+
+# Operators that have no builtin one, or a wrong one: they take the form of their rule
+# where no gradient is asked for, too.
+WRITTEN_OUT = frozenset(
+    ("Einsum", "Erf", "Erfc", "Expm1", "ReverseV2", "Selu", "Softplus", "Softsign")
+)

@@ -1,8 +1,8 @@
 """A Python function as a flat list of operators.
 
 The function is traced once; calls of other functions are inlined, arithmetic of shapes
-is folded, Keras' PReLU is recognised as one operator, and what the outputs do not need
-is dropped.
+is folded, Keras' PReLU is recognised as one operator, random numbers lose the keys that
+TensorFlow draws them by, and what the outputs do not need is dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from signatures.gradients import rule
+from signatures.gradients import randomness, rule
 
 # Calls of functions, replaced by the body of what they call.
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
@@ -120,7 +120,8 @@ def trace(
     outputs = tf.nest.map_structure(
         lambda t: environment[t.ref()], graph.structured_outputs
     )
-    nodes = _needed(_recognise_prelu(nodes), tf.nest.flatten(outputs))
+    nodes = _without_keys(_recognise_prelu(nodes))
+    nodes = _needed(nodes, tf.nest.flatten(outputs))
     return Program(nodes, list(bound)[: len(weights)], bound, outputs)
 
 
@@ -226,7 +227,8 @@ def copy(
     }
     if any(v.HasField("func") or v.list.func for v in attributes.values()):
         raise rule.GradientError(
-            "Loops and conditions must not be part of the function. "
+            "Loops and conditions must not be part of the function; a recurrent layer "
+            "has none where it is made with unroll=True. "
             f"Received: {operation.type} '{operation.name}'."
         )
     emitted = tf.compat.v1.get_default_graph().create_op(
@@ -273,6 +275,14 @@ def _recognise_prelu(nodes: list[Node]) -> list[Node]:
             node = Node("PRelu", node.name, pair, node.outputs, None)
         found.append(node)
     return found
+
+
+def _without_keys(nodes: list[Node]) -> list[Node]:
+    """Random numbers that need no key: `randomness` draws others in their place."""
+    return [
+        dataclasses.replace(node, inputs=()) if node.type in randomness.DRAWN else node
+        for node in nodes
+    ]
 
 
 def with_biases(program: Program) -> Program:

@@ -1,0 +1,154 @@
+"""Constants that are made of several weights, as expressions that numpy evaluates.
+
+An inference file holds a convolution with its BatchNorm folded in: its filter is
+`kernel * gamma / sqrt(variance + epsilon)`. The manifest tells such a constant by an
+expression, so that a patch can make it anew of other weights:
+
+    ["Mul", ["weight", "conv/kernel", [3, 3, 3, 8]], ["Rsqrt", ...]]
+    ["constant", SHAPE, [NUMBERS]], ["Reshape", EXPRESSION, SHAPE]
+
+Operators carry TensorFlow's names and are computed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+WEIGHT, CONSTANT, RESHAPE = "weight", "constant", "Reshape"
+OPERATORS: dict[str, Callable[..., np.ndarray]] = {
+    "Add": np.add,
+    "AddV2": np.add,
+    "Maximum": np.maximum,
+    "Minimum": np.minimum,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "RealDiv": np.divide,
+    "Rsqrt": lambda x: np.float32(1) / np.sqrt(x),
+    "Sqrt": np.sqrt,
+    "Square": np.square,
+    "Sub": np.subtract,
+    # What an offset of each channel [I] becomes behind a filter [..., I, O] that reads
+    # no padding, [O]; and behind a depthwise one [h, w, C, M], [C * M].
+    "Through": lambda offset, kernel: offset @ _summed(kernel),
+    "ThroughEach": lambda offset, kernel: (offset[:, None] * _summed(kernel)).ravel(),
+}
+# Of the metadata that holds a frozen weight which a fold needs beside trained ones.
+METADATA_PREFIX = "ondevice.weight/"
+# Of an expression: a folded BatchNorm takes 8, a hostile file must not take the stack.
+MAX_DEPTH = 64
+MAX_ELEMENTS = 2**31
+
+
+def _summed(kernel: np.ndarray) -> np.ndarray:
+    """Sums over all but the last two axes, in float64."""
+    return kernel.sum(axis=tuple(range(kernel.ndim - 2)), dtype=np.float64)
+
+
+class FoldError(ValueError):
+    """An expression that cannot be evaluated."""
+
+
+def weights(expression: Any) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the weights in an expression.
+
+    Raises:
+      FoldError: If it is malformed.
+    """
+    return _weights(expression, 0)
+
+
+def evaluate(expression: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Computes an expression.
+
+    Args:
+      expression: As the manifest holds it.
+      values: Name -> float32 array of every weight in it.
+
+    Returns:
+      The array, float32.
+
+    Raises:
+      FoldError: If it is malformed, or a weight is missing or of another shape.
+    """
+    return _evaluate(expression, values, 0)
+
+
+def _weights(expression: Any, depth: int) -> dict[str, tuple[int, ...]]:
+    kind, parts = _opened(expression, depth)
+    if kind == WEIGHT:
+        return {parts[0]: _shape(parts[1], expression)}
+    if kind == CONSTANT:
+        return {}
+    found: dict[str, tuple[int, ...]] = {}
+    for part in parts[:1] if kind == RESHAPE else parts:
+        found |= _weights(part, depth + 1)
+    return found
+
+
+def _evaluate(
+    expression: Any, values: Mapping[str, np.ndarray], depth: int
+) -> np.ndarray:
+    kind, parts = _opened(expression, depth)
+    if kind == WEIGHT:
+        name, shape = parts[0], _shape(parts[1], expression)
+        value = np.asarray(values.get(name))
+        if value.shape != shape or value.dtype != np.float32:
+            raise _malformed(
+                f"{name!r} of {value.dtype} {value.shape}, not float32 {shape}"
+            )
+        return value
+    if kind == CONSTANT:
+        shape = _shape(parts[0], expression)
+        try:
+            return np.array(parts[1], np.float32).reshape(shape)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _malformed(f"a constant: {error}") from error
+    if kind == RESHAPE:
+        shape = _shape(parts[1], expression)
+        value = _evaluate(parts[0], values, depth + 1)
+        if value.size != math.prod(shape):
+            raise _malformed(f"{value.shape} to be reshaped to {shape}")
+        return value.reshape(shape)
+    operands = [_evaluate(part, values, depth + 1) for part in parts]
+    try:
+        with np.errstate(all="ignore"):  # What is not finite is refused by the patch.
+            return np.asarray(OPERATORS[kind](*operands), np.float32)
+    except (IndexError, TypeError, ValueError) as error:  # operands that do not fit
+        raise _malformed(f"{kind}: {error}") from error
+
+
+def _opened(expression: Any, depth: int) -> tuple[str, list[Any]]:
+    if (
+        depth > MAX_DEPTH
+        or not isinstance(expression, list)
+        or len(expression) not in (2, 3)
+        or not isinstance(expression[0], str)
+    ):
+        raise _malformed(reprlib.repr(expression))
+    kind, *parts = expression
+    leaf = kind in (WEIGHT, CONSTANT, RESHAPE)
+    if not (leaf or kind in OPERATORS) or (leaf and len(parts) != 2):
+        raise _malformed(reprlib.repr(expression))
+    if kind == WEIGHT and not isinstance(parts[0], str):
+        raise _malformed(reprlib.repr(expression))
+    return kind, parts
+
+
+def _shape(value: Any, expression: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(v) is int for v in value):
+        raise _malformed(reprlib.repr(expression))
+    if min(value, default=0) < 0 or math.prod(value) > MAX_ELEMENTS:
+        raise _malformed(reprlib.repr(expression))
+    return tuple(value)
+
+
+def _malformed(received: str) -> FoldError:
+    return FoldError(
+        f"A fold must be [operator, operands], of {WEIGHT}, {CONSTANT}, {RESHAPE} and "
+        f"{', '.join(OPERATORS)}, whose shapes fit. Received: {received}."
+    )
