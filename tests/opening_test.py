@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
+import keras
 import numpy as np
 import pytest
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file, weights
+from ondevice import convert
 from ondevice.device import exports, opening
+from signatures import trainable
 from tests import tiny_builds, tiny_detector
 
 
@@ -92,3 +95,12 @@ def test_the_file_that_was_named_draws(model):
         labeller(__file__)
     with tiny_detector.known():
         assert labeller(frozen) == (digest(frozen), True)
+
+
+def test_a_keras_model_is_no_detector(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    made = trainable.of_keras(model, "mean_squared_error", batch_size=2)
+    convert.write(made, tmp_path)
+    for name in ("model.tflite", exports.TEMPLATE_NAME):
+        with pytest.raises(ValueError, match="must be a detector.*Keras model"):
+            labeller(tmp_path / name)

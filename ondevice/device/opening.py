@@ -71,9 +71,14 @@ def of_session(opened: session.Session, digest: str = "") -> detectors.Detector:
       digest: Of the weights, where they stay what they are.
 
     Raises:
-      SessionError: If its anchors are none.
+      SessionError: If it runs no detector, or its anchors are none.
     """
     manifest = opened.manifest
+    if manifest.spec == manifests.KERAS:
+        raise session.SessionError(
+            "The model must be a detector. Received: the file of a Keras model, which "
+            "ondevice.device.session.Session runs and trains."
+        )
     try:
         spec = anchors.AnchorSpec.from_dict(manifest.anchors)
     except ValueError as error:
