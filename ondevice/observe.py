@@ -8,6 +8,8 @@ learning: the causes one by one, each against a run that was not stopped.
 Examples:
   python -m ondevice.observe --output_dir=out/observations
       All of it, about a quarter of an hour.
+  python -m ondevice.observe --output_dir=out/small --networks=overview
+      The small network alone, two minutes.
   python -m ondevice.observe --output_dir=out/again --seed=1
       On other pictures: the verdicts are the same.
 
@@ -50,7 +52,10 @@ _STEPS = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _NETWORKS = flags.DEFINE_list(
-    "networks", ["palm_full"], "What to observe, of palm_full.", flag_values=FLAGS
+    "networks",
+    ["palm_full", "overview"],
+    "What to observe: the palm detector, the network of TensorFlow's overview.",
+    flag_values=FLAGS,
 )
 
 
@@ -117,7 +122,7 @@ def _observed(
         verdicts += study.verdicts
         logging.info("%s: claim e.", name)
         verdicts.append(workflows.observe(observed, model, runtimes.choose(), place))
-        for ops in ("builtin", "select"):
+        for ops in observed.ops:
             logging.info("%s: --ops=%s in every runtime.", name, ops)
             verdicts.append(paths.observe(observed, ops, place))
     return verdicts, study.curves

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from ondevice.device import runtimes
-from ondevice.observing import causes, files, palm, runs, subject, workflows
+from ondevice.observing import (
+    causes,
+    files,
+    overview,
+    palm,
+    runs,
+    subject,
+    workflows,
+)
 from tests import tiny_detector
 
 RUNTIME = "ai_edge_litert"
@@ -120,6 +128,34 @@ class TestCauses:
         key = "error_of_a_slot_after_3_steps_over_its_largest_number"
         errors = found.evidence[key]
         assert errors[RUNTIME] < 1e-5 < 0.1 < errors["tflite_runtime"]
+
+
+@pytest.fixture(scope="module", name="small")
+def _small():
+    return overview.make(0)
+
+
+class TestOverview:
+    def test_claims_a_to_c_hold(self, small, tmp_path):
+        found = files.observe(small, RUNTIME, tmp_path)
+        assert all(each.holds for each in found), found
+
+    def test_both_workflows_end_at_one_model(self, small, tmp_path):
+        model = small.model(subject.Variant())
+        found = workflows.observe(small, model, RUNTIME, tmp_path)
+        assert found.holds, found.evidence
+        costs = found.evidence["costs"]
+        assert costs["patch"]["peak_megabytes"] < costs["guide"]["peak_megabytes"]
+
+    def test_causes(self, small, tmp_path):
+        study = causes.Causes(small, 10, tmp_path, RUNTIME)
+        for what, run in study.experiments():
+            if what != "converged":
+                run()
+        held = {each.key: each.holds for each in study.verdicts}
+        assert held.pop("d.restored") and held.pop("d.rate") and held.pop("d.frozen")
+        assert held.pop("d.kernel") == ("tflite_runtime" in runtimes.installed())
+        assert not any(held.values()), held
 
 
 class TestWorkflows:

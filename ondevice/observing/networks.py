@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ondevice.measuring import class_files
-from ondevice.observing import palm, subject
+from ondevice.observing import overview, palm, subject
 
-NAMES = ("palm_full",)
+NAMES = ("palm_full", overview.NAME)
 
 
 def make(name: str, seed: int) -> subject.Subject:
@@ -14,4 +14,6 @@ def make(name: str, seed: int) -> subject.Subject:
     Raises:
       ValueError: If the vendor's file cannot be had.
     """
+    if name == overview.NAME:
+        return overview.make(seed)
     return palm.make(class_files.port(name), seed)

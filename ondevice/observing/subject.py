@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from ondevice.observing import runs
-from ondevice.verification import reference
 from signatures import select
 
 # What may be wrong with a file that was converted.
@@ -39,6 +38,20 @@ class Variant:
     fault: str = RIGHT
 
 
+class Steps(Protocol):
+    """Takes steps in TensorFlow, as `reference.Reference` does."""
+
+    def step(
+        self,
+        state: Mapping[str, Any],
+        batch: Mapping[str, np.ndarray],
+        settings: Any,
+        rate: float,
+        dtype: str,
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """Returns the loss before the step, and the state after it but the number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
     """A network to observe.
@@ -54,6 +67,7 @@ class Subject:
       rate: A learning rate at which it learns.
       probe: What `infer` takes.
       settings: Of the optimizer, as `keras` takes them.
+      ops: Ways to a file that `model` knows.
     """
 
     name: str
@@ -61,11 +75,12 @@ class Subject:
     model: Callable[[Variant], bytes]
     reconvert: Callable[[Mapping[str, np.ndarray]], bytes]
     weights: Mapping[str, np.ndarray]
-    keras: Callable[[], reference.Reference]
+    keras: Callable[[], Steps]
     batches: Sequence[Mapping[str, np.ndarray]]
     rate: float
     probe: Mapping[str, np.ndarray]
     settings: Any
+    ops: tuple[str, ...] = ("builtin", "select")
 
 
 def swapped_entropy(probabilities: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
