@@ -138,7 +138,7 @@ def fit(
     absent = [
         v
         for v in manifest.variables
-        if v.role != manifests.WEIGHT and v.name not in tensors
+        if v.role not in manifests.PARAMETERS and v.name not in tensors
     ]
     if zero_slots:
         tensors |= {v.name: np.zeros(v.shape, v.dtype) for v in absent}

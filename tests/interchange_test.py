@@ -160,6 +160,16 @@ class FitTest(InterchangeTestCase):
         del weights["stem/bias"]  # A weight is never made up.
         self.refuses("missing tensors .'stem/bias'.\\.$", weights, (), True)
 
+    def test_missing_statistics_are_never_made_up(self):
+        state = manifest.VariableSpec("norm/mean", (3,), "float32", manifest.STATE)
+        own = checkpoint_data.MANIFEST
+        own = dataclasses.replace(own, variables=(*own.variables, state))
+        given = interchange.Checkpoint(
+            interchange.TENSORFLOW, checkpoint_data.weights(), None
+        )
+        with self.assertRaisesRegex(store.CheckpointError, "missing .*'norm/mean'"):
+            interchange.fit(given, own, (), True)
+
     def test_renames(self):
         overview = {f"{name}:0": array for name, array in self.tensors.items()}
         renames = [(f"{name}:0", name) for name in self.tensors]
