@@ -45,11 +45,15 @@ class SelectTrainable(trainable.Trainable):
     _forward = staticmethod(_forward)
     _differentiate = staticmethod(_differentiate)
 
+    def _saved_name(self, name: str) -> str:
+        """The name of a variable in the checkpoint."""
+        return name
+
     def _save(self, tensors):
         path = tensors["checkpoint_path"]
         tf.raw_ops.Save(
             filename=path,
-            tensor_names=[name for name, _, _ in self._state],
+            tensor_names=[self._saved_name(name) for name, _, _ in self._state],
             data=[variable.read_value() for _, _, variable in self._state],
         )
         return {"checkpoint_path": path}
@@ -58,7 +62,11 @@ class SelectTrainable(trainable.Trainable):
         """Reads everything, then assigns: a checkpoint is taken whole or not at all."""
         path = tensors["checkpoint_path"]
         restored = [
-            tf.raw_ops.Restore(file_pattern=path, tensor_name=name, dt=variable.dtype)
+            tf.raw_ops.Restore(
+                file_pattern=path,
+                tensor_name=self._saved_name(name),
+                dt=variable.dtype,
+            )
             for name, _, variable in self._state
         ]
         for value, (_, _, variable) in zip(restored, self._state):

@@ -40,7 +40,7 @@ def observe(
         trained = runs.look(running, observed)
         running.save(checkpoint)
         after = hashlib.sha256(path.read_bytes()).hexdigest()
-        same = _in_the_same(running, observed, checkpoint, trained)
+        same, moved = _in_the_same(running, observed, checkpoint, trained)
     before = hashlib.sha256(data).hexdigest()
     unchanged = verdict.Verdict(
         "a",
@@ -60,23 +60,29 @@ def observe(
     return [
         unchanged,
         _where_weights_are(observed, runtime, path, untouched, trained),
-        _restored(observed, runtime, path, checkpoint, trained, same),
+        _restored(observed, runtime, path, checkpoint, trained, same, moved),
     ]
 
 
-def _in_the_same(running, observed, checkpoint, trained) -> dict[str, int]:
-    """Restores where the checkpoint was made: at once, and after more steps."""
+def _in_the_same(
+    running, observed, checkpoint, trained
+) -> tuple[dict[str, int], int]:
+    """Restores where the checkpoint was made: at once, and after more steps.
+
+    Returns:
+      Place -> outputs and losses that differ there, and those that the steps moved.
+    """
     running.restore(checkpoint)
     at_once = runs.look(running, observed)
     runs.train(running, observed, _STEPS, _STEPS)
     further = runs.look(running, observed)
     running.restore(checkpoint)
     again = runs.look(running, observed)
-    return {
+    differing = {
         "the same interpreter, at once": trained.differs(at_once),
         "the same interpreter, trained on since": trained.differs(again),
-        "(moved by training on)": trained.differs(further),
     }
+    return differing, trained.differs(further)
 
 
 def _where_weights_are(observed, runtime, path, untouched, trained):
@@ -107,7 +113,7 @@ def _where_weights_are(observed, runtime, path, untouched, trained):
     )
 
 
-def _restored(observed, runtime, path, checkpoint, trained, same):
+def _restored(observed, runtime, path, checkpoint, trained, same, moved):
     with runs.opened(path, runtime) as running:
         running.restore(checkpoint)
         new = runs.look(running, observed)
@@ -123,9 +129,8 @@ def _restored(observed, runtime, path, checkpoint, trained, same):
         over = runs.look(running, observed)
     with runs.opened(patch.patch_trainable(file, described, state), runtime) as running:
         patched = runs.look(running, observed)
-    moved = "(moved by training on)"
     differing = {
-        **{place: count for place, count in same.items() if place != moved},
+        **same,
         "a new interpreter": trained.differs(new),
         "a new process": trained.differs(process),
         "a file that later weights were patched into": trained.differs(over),
@@ -138,12 +143,12 @@ def _restored(observed, runtime, path, checkpoint, trained, same):
         observed.name,
         "A checkpoint restores the model: the same outputs and losses everywhere.",
         not any(differing.values())
-        and same[moved] > 0
+        and moved > 0
         and trained.differs(of_other) > 0,
         {
             "runtime": runtime,
             "outputs_and_losses_that_differ": differing,
-            "that_training_on_moved": same[moved],
+            "that_training_on_moved": moved,
         },
         "Every output and loss is compared bit by bit with those of the interpreter "
         "that was trained, before the checkpoint was saved.",

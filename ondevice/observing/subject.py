@@ -119,23 +119,5 @@ def turned_over(gradient: tf.Tensor) -> tf.Tensor:
 class Colliding(select.SelectTrainable):
     """Saves as the overview does, by `weight.name`, under Keras 3."""
 
-    def _save(self, tensors):
-        path = tensors["checkpoint_path"]
-        tf.raw_ops.Save(
-            filename=path,
-            tensor_names=[runs.keras_name(name) for name, _, _ in self._state],
-            data=[variable.read_value() for _, _, variable in self._state],
-        )
-        return {"checkpoint_path": path}
-
-    def _restore(self, tensors):
-        path = tensors["checkpoint_path"]
-        for name, _, variable in self._state:
-            variable.assign(
-                tf.raw_ops.Restore(
-                    file_pattern=path,
-                    tensor_name=runs.keras_name(name),
-                    dt=variable.dtype,
-                )
-            )
-        return {"restored": tf.constant(len(self._state), tf.int32)}
+    def _saved_name(self, name: str) -> str:
+        return runs.keras_name(name)
