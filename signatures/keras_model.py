@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from checkpoints import manifest
 from signatures import contract, keras_plan, module, optimizers, stateless
-from signatures.gradients import graph, randomness, trace
+from signatures.gradients import randomness, trace
 
 # The name of the variable in which Keras keeps the state of a random layer.
 _SEED = "seed_generator_state"
@@ -110,7 +110,7 @@ class KerasTrainable(module.Module):
         if self._seeded:
             step = self._optimizer.step.read_value()
             generator = randomness.Generator(tensors["seed"], step)
-        (loss, updated), gradients = graph.value_and_gradients(
+        (loss, updated), gradients = self._differentiate(
             self._losses,
             values,
             *self._given(tensors),
@@ -123,13 +123,13 @@ class KerasTrainable(module.Module):
 
     def _evaluate(self, tensors):
         given = self._given(tensors)
-        loss, _ = graph.forward(self._evaluated, self._values(), *given)
+        loss, _ = self._forward(self._evaluated, self._values(), *given)
         return {"loss": loss}
 
     def _infer(self, tensors):
         plan = self._plan
         inputs = [tensors[spec.name] for spec in self._plan.inputs]
-        outputs = graph.forward(
+        outputs = self._forward(
             lambda values, state, *images: self.inference(
                 self._all(values, state), *images
             ),

@@ -26,6 +26,17 @@ _BATCH, _BATCHES, _CLASSES = 32, 2, 10
 _RATE = 1e-3  # Adam's, the one that Keras has for a default.
 
 
+class _Reversed(keras_model.KerasTrainable):
+    """Its gradients pass through REVERSE_V2."""
+
+    @staticmethod
+    def _differentiate(function, weights, *args, **options):
+        found, gradients = keras_model.KerasTrainable._differentiate(
+            function, weights, *args, **options
+        )
+        return found, [subject.turned_over(gradient) for gradient in gradients]
+
+
 def make(seed: int) -> subject.Subject:
     """The network with random weights, with Adam.
 
@@ -47,10 +58,9 @@ def make(seed: int) -> subject.Subject:
         network = build()
         network.get_layer("hidden").trainable = variant.whole
         loss = losses.get(variant.fault, "softmax_cross_entropy")
-        made = trainable.of_keras(network, loss, settings, _BATCH)
         if variant.fault == subject.REVERSED:
-            _reverse(made)
-        return made
+            return _Reversed(network, loss, settings, _BATCH)
+        return trainable.of_keras(network, loss, settings, _BATCH)
 
     @functools.cache
     def model(variant: subject.Variant) -> bytes:
@@ -96,17 +106,6 @@ def _written(module: keras_model.KerasTrainable) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         convert.write(module, directory)
         return (pathlib.Path(directory) / "model.tflite").read_bytes()
-
-
-def _reverse(module: keras_model.KerasTrainable) -> None:
-    """Lets the gradients pass through REVERSE_V2 on their way to the optimizer."""
-    optimizer = module._optimizer
-    apply = optimizer.apply
-
-    def turned(values, gradients, rate):
-        return apply(values, [subject.turned_over(g) for g in gradients], rate)
-
-    setattr(optimizer, "apply", turned)
 
 
 def _batch(random: np.random.Generator) -> dict[str, np.ndarray]:
