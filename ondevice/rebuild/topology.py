@@ -32,6 +32,12 @@ CLASS_RATE = 100.0
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
 
+# Forms of the class heads. The first keeps the vendor's palm score, and tells classes
+# apart in a branch beside the network. In the second the vendor's own class heads are
+# as wide as there are classes, and their logits are the answer: what a fine-tuned
+# network from elsewhere has. With one class both are the vendor's network.
+PALM_AND_CLASSES, PLAIN = HEADS = ("palm_and_classes", "plain")
+
 
 class ChoiceError(ValueError):
     """A choice of what to train that is none."""
@@ -130,17 +136,21 @@ _KERAS_NAMES = {
 }
 
 
-def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
+def draw(
+    spec: specs.DetectorSpec, classes: int = 1, heads: str = PALM_AND_CLASSES
+) -> tuple[Layer, ...]:
     """Draws the network.
 
     Args:
       spec: The detector.
-      classes: With 1 the network is the vendor's. With more, it has beside the vendor's
-        palm score K class logits for every anchor, from a branch of its own.
+      classes: With 1 the network is the vendor's.
+      heads: What the network has with more of them: beside the vendor's palm score K
+        class logits for every anchor, from a branch of its own, or, `PLAIN`, K scores
+        for every anchor in place of the palm's.
 
     Returns:
       The layers in order of execution. The outputs are called `REGRESSORS`, `SCORES`
-      and, with more than one class, `CLASS_LOGITS`.
+      and, with more than one class and heads that are not plain, `CLASS_LOGITS`.
     """
     net = _Drawing()
     size = spec.input_size
@@ -164,9 +174,9 @@ def draw(spec: specs.DetectorSpec, classes: int = 1) -> tuple[Layer, ...]:
         grids.append(x)
     outputs = [
         (REGRESSORS, "regressor", BOX_HEAD, spec.coordinates),
-        (SCORES, "classifier", PALM_HEAD, 1),
+        (SCORES, "classifier", PALM_HEAD, classes if heads == PLAIN else 1),
     ]
-    if classes > 1:
+    if classes > 1 and heads == PALM_AND_CLASSES:
         outputs.append((CLASS_LOGITS, "class", CLASS_HEAD, classes))
     for output, prefix, group, width in outputs:
         parts = []

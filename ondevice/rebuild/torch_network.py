@@ -1,0 +1,151 @@
+"""Layers -> PyTorch module: the same network, for those who train it there.
+
+    model = torch_network.build(spec, layers)
+    model.load_state_dict(torch.load("palm_full.pth", weights_only=True))
+    model.classifier_8 = torch.nn.Conv2d(128, 2 * 7, 1)  # 2 anchors, 7 classes
+    model.classifier_16 = torch.nn.Conv2d(256, 6 * 7, 1)
+    regressors, classificators = model(images)
+
+Images are [batch, 3, S, S] float32 in the detector's input range, channels first, as
+PyTorch has them. A class head may be replaced by one of A * K channels, the K classes
+of an anchor side by side: the logits are then K for each anchor.
+
+The vendor's files pad as TensorFlow does, which PyTorch does not: with stride 2 one row
+more behind than before, so (0, 1) for 3x3 windows and (1, 2) for 5x5 ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ondevice.rebuild import specs, topology, torch_names
+
+
+class Outputs(NamedTuple):
+    """What the network gives.
+
+    Attributes:
+      regressors: [batch, N, C], pixels of the input relative to the anchor.
+      classificators: [batch, N, K], logits.
+    """
+
+    regressors: torch.Tensor
+    classificators: torch.Tensor
+
+
+class Detector(nn.Module):
+    """A detector, drawn from its layers.
+
+    Attributes:
+      input_size: Side of the square input in pixels.
+      input_range: (low, high) that the pixel values 0 and 255 map to.
+    """
+
+    def __init__(
+        self, spec: specs.DetectorSpec, layers: tuple[topology.Layer, ...]
+    ) -> None:
+        super().__init__()
+        self.input_size, self.input_range = spec.input_size, spec.input_range
+        self._layers = layers
+        self._paths = torch_names.paths(spec.name, layers)
+        by_name = {layer.name: layer for layer in layers}
+        for layer in layers:
+            if layer.name in self._paths:
+                channels = by_name[layer.inputs[0]].shape[2]
+                made = _module(layer, channels, torch_names.biased(spec.name))
+                _put(self, self._paths[layer.name], made)
+
+    def forward(self, image: torch.Tensor) -> Outputs:
+        tensors: dict[str, torch.Tensor] = {}
+        for layer in self._layers:
+            read = [tensors[name] for name in layer.inputs] or [image]
+            if layer.name in self._paths:
+                # Looked up anew, since heads may have been replaced.
+                module = self.get_submodule(self._paths[layer.name])
+                tensors[layer.name] = module(_padded(layer, read[0]))
+            else:
+                tensors[layer.name] = _computed(layer, read)
+        return Outputs(tensors[topology.REGRESSORS], tensors[topology.SCORES])
+
+
+def build(
+    spec: specs.DetectorSpec, layers: tuple[topology.Layer, ...] | None = None
+) -> Detector:
+    """Draws the module, its weights random.
+
+    Args:
+      spec: The detector.
+      layers: The network, where it is not the vendor's: with plain heads for more
+        classes than one.
+    """
+    return Detector(spec, topology.draw(spec) if layers is None else layers)
+
+
+def _module(layer: topology.Layer, channels: int, biased: bool) -> nn.Module:
+    """The module of a layer that has weights; padding apart, see `_padded`."""
+    if layer.kind == "conv":
+        return nn.Conv2d(channels, layer.shape[2], layer.kernel, layer.stride)
+    if layer.kind == "depthwise":
+        return nn.Conv2d(
+            channels, channels, layer.kernel, layer.stride, groups=channels, bias=biased
+        )
+    if layer.kind == "prelu":
+        return nn.PReLU(channels)
+    raise ValueError(f"No PyTorch module is known for the kind {layer.kind!r}.")
+
+
+def _put(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Adds a module below others, which are made where they are not there."""
+    *above, name = path.split(".")
+    for step in above:
+        if step not in root._modules:
+            root.add_module(step, nn.Module())
+        root = root.get_submodule(step)
+    root.add_module(name, module)
+
+
+def _padded(layer: topology.Layer, x: torch.Tensor) -> torch.Tensor:
+    """Pads as TensorFlow's SAME does: what is left over goes behind."""
+    if layer.kind not in ("conv", "depthwise"):
+        return x
+    before, after = same_padding(x.shape[-1], layer.kernel, layer.stride)
+    return functional.pad(x, (before, after, before, after)) if after else x
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Rows before and after, for a window over an axis under SAME.
+
+    Source: https://www.tensorflow.org/api_docs/python/tf/nn, "Notes on padding".
+    """
+    steps = -(-size // stride)
+    missing = max((steps - 1) * stride + kernel - size, 0)
+    return missing // 2, missing - missing // 2
+
+
+def _computed(layer: topology.Layer, read: list[torch.Tensor]) -> torch.Tensor:
+    """The output of a layer that has no weights."""
+    x = read[0]
+    if layer.kind == "input":
+        return x
+    if layer.kind == "add":
+        return x + read[1]
+    if layer.kind == "max_pool":
+        return functional.max_pool2d(x, layer.kernel, layer.stride)
+    if layer.kind == "channel_pad":
+        # Pairs from the last axis on: width, height, channels.
+        return functional.pad(x, (0, 0, 0, 0, 0, layer.shape[2] - x.shape[1]))
+    if layer.kind == "upsample":
+        # Half-pixel centres.
+        return functional.interpolate(
+            x, scale_factor=2, mode="bilinear", align_corners=False
+        )
+    if layer.kind == "reshape":
+        # The width follows from the head, which may have been replaced.
+        return x.permute(0, 2, 3, 1).reshape(x.shape[0], layer.shape[0], -1)
+    if layer.kind == "concat":
+        return torch.cat(read, dim=1)
+    raise ValueError(f"No PyTorch operation is known for the kind {layer.kind!r}.")
