@@ -29,6 +29,11 @@ PARAMETERS = (WEIGHT, STATE)  # What inference depends on.
 KERAS = "keras"  # The spec of what is no detector.
 KINDS = ("trainable", "inference")
 OPS = ("builtin", "select")
+# Forms of a detector's class heads. The first keeps the vendor's score, and tells
+# classes apart in a branch beside the network. In the second the vendor's own class
+# heads are as wide as there are classes, and their logits are the answer: what a network
+# that was fine-tuned elsewhere has. With one class both are the vendor's network.
+SCORE_AND_CLASSES, PLAIN = HEADS = ("score_and_classes", "plain")
 DTYPES = ("float32", "float16", "float64", "int8", "int32", "int64", "uint8", "bool")
 MAX_ELEMENTS = 2**31  # Of one tensor; a .tflite holds no more bytes than that.
 
@@ -126,6 +131,7 @@ class Manifest:
       version: Version of this format.
       folds: Inference files: constants that are no weight, as expressions of weights;
         see `checkpoints.folds`. Left out of the file where there are none.
+      heads: Form of the class heads, one of `HEADS`. Left out where it is the first.
     """
 
     kind: str
@@ -150,6 +156,9 @@ class Manifest:
     version: int = FORMAT_VERSION
     folds: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, metadata=strict_json.OPTIONAL
+    )
+    heads: str = dataclasses.field(
+        default=SCORE_AND_CLASSES, metadata=strict_json.OPTIONAL
     )
 
     def signature(self, key: str) -> SignatureSpec:
@@ -248,6 +257,8 @@ def _contradictions(manifest: Manifest) -> list[str]:
         faults.append(f"kind {manifest.kind!r}, none of {KINDS}")
     if manifest.ops not in OPS:
         faults.append(f"ops {manifest.ops!r}, none of {OPS}")
+    if manifest.heads not in HEADS:
+        faults.append(f"heads {manifest.heads!r}, none of {HEADS}")
     if min(manifest.input_size, manifest.batch_size, manifest.keypoints) < 0:
         faults.append("a negative input_size, batch_size or keypoints")
     for what, names in (

@@ -134,6 +134,12 @@ def _optional(field: dataclasses.Field) -> bool:
     return field.metadata == OPTIONAL
 
 
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
@@ -151,7 +157,7 @@ def _plain(value: Any) -> Any:
         return {
             field.name: getattr(value, field.name)
             for field in dataclasses.fields(value)
-            if getattr(value, field.name) or not _optional(field)
+            if not _optional(field) or getattr(value, field.name) != _default(field)
         }
     if isinstance(value, Mapping):
         return dict(value)

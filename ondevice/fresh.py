@@ -43,6 +43,7 @@ class Recipe:
       batch_size: Images in a training step.
       ops: `builtin` or `select`.
       source: {"name", "sha256"} of the vendor's file.
+      heads: Form of the class heads, one of `manifest.HEADS`.
     """
 
     spec: specs.DetectorSpec
@@ -53,11 +54,12 @@ class Recipe:
     batch_size: int
     ops: str
     source: Mapping[str, str]
+    heads: str = manifests.SCORE_AND_CLASSES
 
     @functools.cached_property
     def layers(self) -> tuple[topology.Layer, ...]:
         """The network."""
-        return topology.draw(self.spec, len(self.classes))
+        return topology.draw(self.spec, len(self.classes), self.heads)
 
     @functools.cached_property
     def trained(self) -> tuple[str, ...]:
@@ -150,6 +152,7 @@ def recipe_of(manifest: manifests.Manifest) -> Recipe:
         batch_size=manifest.batch_size,
         ops=manifest.ops,
         source=manifest.source,
+        heads=manifest.heads,
     )
 
 
@@ -221,6 +224,7 @@ def make_trainable(
         ),
         census=tflite_file.parse(data).census(),
         versions=convert.versions(),
+        heads=recipe.heads,
     )
     return convert.embed(data, manifest), manifest
 

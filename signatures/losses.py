@@ -22,8 +22,9 @@ class LossWeights:
     """How much each term counts; a term of weight 0 is left out of the graph.
 
     Attributes:
-      score: Focal loss of the palm's score.
-      classes: Cross-entropy of the classes; there is none with one class.
+      score: Focal loss of the detector's score, or with plain heads of each class's.
+      classes: Cross-entropy of the classes; there is none with one class, and none
+        with plain heads.
       box: Smooth L1 of the box's four coordinates.
       keypoints: Smooth L1 of the keypoints' coordinates.
       smoothing: Share of a class target that is spread over all classes, in [0, 1).
@@ -146,7 +147,7 @@ def detection(
 
     Args:
       outputs: `regressors` [B, N, C], `scores` [B, N, 1] and, with more than one class,
-        `class_logits` [B, N, K]; float32.
+        `class_logits` [B, N, K]; with plain heads `scores` [B, N, K] alone; float32.
       class_targets: [B, N, K], 1 where the anchor holds class k, zeros for background.
       box_targets: [B, N, C], pixels of the input relative to the anchor; read where
         class_targets has a 1.
@@ -170,8 +171,7 @@ def detection(
 
     class_loss = tf.zeros([], outputs["scores"].dtype)
     if weights.score:
-        logits = tf.squeeze(outputs["scores"], -1)
-        focal = sigmoid_focal(logits, positive)
+        focal = _score_loss(outputs["scores"], positive, class_targets)
         class_loss += weights.score * over_images(anchor_weights * focal)
     if weights.classes and "class_logits" in outputs:
         targets = smoothed(class_targets, weights.smoothing)
@@ -190,3 +190,16 @@ def detection(
         "class_loss": class_loss,
         "box_loss": box_loss,
     }
+
+
+def _score_loss(
+    scores: tf.Tensor, positive: tf.Tensor, class_targets: tf.Tensor
+) -> tf.Tensor:
+    """The focal loss of each anchor: [B, N].
+
+    One score says whether there is something, several say of which class it is: then
+    each is a detector of its own, and what is another class's is its background.
+    """
+    if scores.shape[-1] == 1:
+        return sigmoid_focal(tf.squeeze(scores, -1), positive)
+    return tf.reduce_sum(sigmoid_focal(scores, class_targets), -1)

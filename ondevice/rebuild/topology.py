@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+from checkpoints import manifest as manifests
 from ondevice.rebuild import specs
 
 # Groups: what a layer belongs to when a part of the network is trained.
@@ -31,12 +32,6 @@ CLASS_RATE = 100.0
 
 # Outputs of the network, the vendor's two and the class logits beside them.
 REGRESSORS, SCORES, CLASS_LOGITS = "regressors", "scores", "class_logits"
-
-# Forms of the class heads. The first keeps the vendor's palm score, and tells classes
-# apart in a branch beside the network. In the second the vendor's own class heads are
-# as wide as there are classes, and their logits are the answer: what a fine-tuned
-# network from elsewhere has. With one class both are the vendor's network.
-PALM_AND_CLASSES, PLAIN = HEADS = ("palm_and_classes", "plain")
 
 
 class ChoiceError(ValueError):
@@ -137,16 +132,16 @@ _KERAS_NAMES = {
 
 
 def draw(
-    spec: specs.DetectorSpec, classes: int = 1, heads: str = PALM_AND_CLASSES
+    spec: specs.DetectorSpec, classes: int = 1, heads: str = manifests.SCORE_AND_CLASSES
 ) -> tuple[Layer, ...]:
     """Draws the network.
 
     Args:
       spec: The detector.
       classes: With 1 the network is the vendor's.
-      heads: What the network has with more of them: beside the vendor's palm score K
-        class logits for every anchor, from a branch of its own, or, `PLAIN`, K scores
-        for every anchor in place of the palm's.
+      heads: What it has with more of them, one of `manifest.HEADS`: beside the vendor's
+        score K class logits for every anchor, from a branch of its own; or, plain, K
+        scores for every anchor in place of the vendor's.
 
     Returns:
       The layers in order of execution. The outputs are called `REGRESSORS`, `SCORES`
@@ -172,11 +167,12 @@ def draw(
         for _ in range(decoder.blocks):
             x = net.block(x, decoder.channels, 1, spec.kernel)
         grids.append(x)
+    plain = heads == manifests.PLAIN
     outputs = [
         (REGRESSORS, "regressor", BOX_HEAD, spec.coordinates),
-        (SCORES, "classifier", PALM_HEAD, classes if heads == PLAIN else 1),
+        (SCORES, "classifier", PALM_HEAD, classes if plain else 1),
     ]
-    if classes > 1 and heads == PALM_AND_CLASSES:
+    if classes > 1 and not plain:
         outputs.append((CLASS_LOGITS, "class", CLASS_HEAD, classes))
     for output, prefix, group, width in outputs:
         parts = []
