@@ -125,8 +125,6 @@ _PHOTOGRAPHS = flags.DEFINE_string(
 # The first release whose wheel has no Flex delegate.
 _WITHOUT_FLEX = (2, 20)
 
-_MODEL, _INFERENCE, _MANIFEST = "model.tflite", "inference.tflite", "manifest.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class BuildConfig:
@@ -269,21 +267,9 @@ def _require_flex() -> None:
 def _write(directory, files, described, proof) -> None:
     """The report always; the files only where every proof holds."""
     from checkpoints import atomic
-    from checkpoints import manifest as manifests
     from ondevice import report
 
-    directory.mkdir(parents=True, exist_ok=True)
-    contents = {
-        _MODEL: files.model,
-        _INFERENCE: files.inference,
-        _MANIFEST: manifests.to_json(files.manifest).encode(),
-    }
-    for name, content in contents.items():
-        if proof.holds:
-            atomic.write(directory / name, [content])
-        else:
-            # An earlier build's file would pass for this one's.
-            (directory / name).unlink(missing_ok=True)
+    files.write(directory, proof.holds)
     pages = {
         "report.json": report.as_json(described),
         "report.html": report.as_html(described, proof.losses, proof.errors),

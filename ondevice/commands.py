@@ -241,10 +241,19 @@ def require_tensorflow(what: str) -> None:
     Raises:
       UserError: If tensorflow is not installed.
     """
-    if importlib.util.find_spec("tensorflow") is None:
+    _require(what, "tensorflow", "build")
+
+
+def require_torch(what: str) -> None:
+    """As `require_tensorflow`, for what needs PyTorch."""
+    _require(what, "torch", "torch")
+
+
+def _require(what: str, package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"{what} must have tensorflow. Received: an environment without; install "
-            "the extra `build`: pip install '.[build]'."
+            f"{what} must have {package}. Received: an environment without; install "
+            f"the extra `{extra}`: pip install '.[{extra}]'."
         )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from checkpoints import manifest as manifests
-from checkpoints import patch, tflite_file
+from checkpoints import atomic, patch, tflite_file
 from ondevice import convert
 from ondevice import precision as precisions
 from ondevice.detection import anchors
@@ -121,6 +122,29 @@ class Files:
     inference: bytes
     manifest: manifests.Manifest
     constants: tuple[manifests.ConstantSpec, ...]
+
+    def write(self, directory: pathlib.Path, proven: bool) -> None:
+        """Writes model.tflite, inference.tflite and manifest.json.
+
+        Args:
+          directory: Made where it is not there.
+          proven: Where they are not, those of an earlier build, which would pass for
+            them, are removed instead.
+
+        Raises:
+          OSError: If a file cannot be written.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        contents = {
+            "model.tflite": self.model,
+            "inference.tflite": self.inference,
+            "manifest.json": manifests.to_json(self.manifest).encode(),
+        }
+        for name, content in contents.items():
+            if proven:
+                atomic.write(directory / name, [content])
+            else:
+                (directory / name).unlink(missing_ok=True)
 
 
 def recipe_of(manifest: manifests.Manifest) -> Recipe:

@@ -10,14 +10,11 @@ arithmetic (computed in float64, rounded once). A bias of zero changes nothing.
 from __future__ import annotations
 
 import io
-import os
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from checkpoints import atomic
 from ondevice.rebuild import layout, topology, torch_names
 
 # Those that become float32 without rounding.
@@ -98,21 +95,23 @@ def to_weights(
     return _passed_on(layers, weights, biases)
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+def load(content: bytes, where: str) -> dict[str, torch.Tensor]:
     """Reads a .pth file; no code that is in it runs.
+
+    Args:
+      content: Of the file.
+      where: Its name, for the message.
 
     Raises:
       StateDictError: If it is no mapping of names to tensors, or damaged.
-      OSError: If it cannot be read.
     """
-    content = pathlib.Path(path).read_bytes()
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch have each their own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise StateDictError(
             "A state dict must be a file that torch.save wrote, of tensors alone. "
-            f"Received: {os.fspath(path)}: {reason[0][:200]}"
+            f"Received: {where}: {reason[0][:200]}"
         ) from error
     if not isinstance(found, Mapping) or not all(
         isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in found.items()
@@ -120,21 +119,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         keys = list(found)[:5] if isinstance(found, Mapping) else type(found).__name__
         raise StateDictError(
             "A state dict must map names to tensors, as model.state_dict() does. "
-            f"Received: {os.fspath(path)}, {keys}."
+            f"Received: {where}, {keys}."
         )
     return dict(found)
 
 
-def write(path: str | os.PathLike[str], state: Mapping[str, torch.Tensor]) -> int:
-    """Writes a .pth file, whole or not at all; returns its size in bytes.
-
-    Raises:
-      OSError: If it cannot be written.
-    """
+def dump(state: Mapping[str, torch.Tensor]) -> bytes:
+    """What a .pth file of a state dict holds."""
     content = io.BytesIO()
     torch.save(dict(state), content)
-    atomic.write(path, [content.getbuffer()])
-    return content.getbuffer().nbytes
+    return content.getvalue()
 
 
 def _passed_on(

@@ -10,6 +10,9 @@ from typing import Any
 # from its own graph in float64.
 PARITY = 5e-6
 
+# Outputs against those of another library's kernels: as above, for two of them.
+OTHER_KERNELS = 1e-5
+
 # A trained variable: 1e-4 of its largest change plus two units in the last place; the
 # figure is the error over that.
 TRAINING = 1.0
@@ -53,3 +56,8 @@ class Check:
         """The check as a JSON object; a figure that is not finite becomes null."""
         figure = self.figure if math.isfinite(self.figure) else None
         return {**dataclasses.asdict(self), "figure": figure, "holds": self.holds}
+
+
+def failed_to_run(runtime: str, reason: str) -> Check:
+    """What there is to say of a runtime that gave nothing."""
+    return Check("convert", "the files run", runtime, math.nan, NONE, reason)

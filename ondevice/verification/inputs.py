@@ -13,6 +13,7 @@ from absl import logging
 from checkpoints import manifest as manifests
 from ondevice.detection import geometry
 from ondevice.device import images
+from ondevice.rebuild import specs
 
 # Kinds of probe.
 NOISE, PHOTOGRAPHS, FRAMED = "noise", "photographs", "framed"
@@ -67,15 +68,19 @@ def photographs(directory: pathlib.Path | None) -> list[pathlib.Path]:
 
 
 def probe_images(
-    manifest: manifests.Manifest, paths: list[pathlib.Path]
+    detector: manifests.Manifest | specs.DetectorSpec, paths: list[pathlib.Path]
 ) -> dict[str, np.ndarray]:
     """Images for parity.
+
+    Args:
+      detector: Says the size of the input, and its range.
+      paths: Of photographs.
 
     Returns:
       Kind -> [n, S, S, 3] float32 in the model's input range: `NOISE` and, where there
       are paths, `PHOTOGRAPHS`, which fill the square, and `FRAMED`, in black frames.
     """
-    size, (low, high) = manifest.input_size, manifest.input_range
+    size, (low, high) = detector.input_size, detector.input_range
     random = np.random.default_rng(1)
     shape = (_NOISE_IMAGES, size, size, 3)
     noise = low + (high - low) * random.random(shape, np.float32)
@@ -84,7 +89,7 @@ def probe_images(
     def shown(pixels: np.ndarray, share: float) -> np.ndarray:
         height, width = pixels.shape[:2]
         placed = images.place(pixels, geometry.letterbox(width, height, share), size)
-        return images.to_input(placed, manifest.input_range)
+        return images.to_input(placed, detector.input_range)
 
     pictures = [images.read(path) for path in paths]
     if pictures:

@@ -7,8 +7,6 @@ import functools
 import itertools
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,11 +20,17 @@ from checkpoints import tflite_file
 from ondevice import fresh
 from ondevice.device import runtimes
 from ondevice.rebuild import network, recognition, topology
-from ondevice.verification import check, compare, exercise, inputs, reference
+from ondevice.verification import (
+    check,
+    compare,
+    exercise,
+    inputs,
+    reference,
+    runners,
+)
 
 STEPS = 20
 _THREADS = 2
-_TIMEOUT_SECONDS = 3600
 
 # A gradient is steady where rounding moves no variable's by more than this share of its
 # largest element; the bound of one step is 1e-4.
@@ -122,18 +126,9 @@ def prove(
         (job / "job.json").write_text(json.dumps(described))
         for runtime in only or _runtimes(recipe.ops):
             logging.info("Running the files in %s.", runtime)
-            failure = _exercise(job, runtime)
+            failure = runners.alone("ondevice.verification.exercise", job, runtime)
             if failure:
-                checks.append(
-                    check.Check(
-                        "convert",
-                        "the files run",
-                        runtime,
-                        float("nan"),
-                        check.NONE,
-                        failure,
-                    )
-                )
+                checks.append(check.failed_to_run(runtime, failure))
                 continue
             with np.load(job / f"{runtime}.npz") as stored:
                 arrays = dict(stored)
@@ -338,24 +333,3 @@ def _static(files: fresh.Files, recipe: fresh.Recipe) -> list[check.Check]:
         )
     )
     return checks
-
-
-def _exercise(job: pathlib.Path, runtime: str) -> str:
-    """Runs one runtime in a process of its own; returns what went wrong, or nothing."""
-    command = [
-        *(sys.executable, "-m", "ondevice.verification.exercise", str(job), runtime)
-    ]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no end after {_TIMEOUT_SECONDS} seconds"
-    if not done.returncode:
-        return ""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return f"exit status {done.returncode}: {lines[-1] if lines else 'no message'}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +15,8 @@ from ondevice.device import runtimes
 from signatures import contract
 
 Arrays = dict[str, Any]
+
+_TIMEOUT_SECONDS = 3600
 
 
 class Runner:
@@ -63,3 +67,31 @@ class PathRunner(Runner):
                 tf.raw_ops.Save(filename=path, tensor_names=list(named), data=data)
                 return super().call(key, by_path)
         return super().call(key, inputs)
+
+
+def alone(module: str, job: pathlib.Path, runtime: str) -> str:
+    """Runs a module with a job in one runtime, in a process of its own.
+
+    Args:
+      module: Takes the job's directory and the runtime, and leaves arrays there.
+      job: The directory.
+      runtime: Its name.
+
+    Returns:
+      What went wrong, or nothing: a runtime that crashes is a result.
+    """
+    command = [sys.executable, "-m", module, str(job), runtime]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {_TIMEOUT_SECONDS} seconds"
+    if not done.returncode:
+        return ""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return f"exit status {done.returncode}: {lines[-1] if lines else 'no message'}"
