@@ -19,7 +19,7 @@ from checkpoints import tflite_file
 DECODERS = ("DEQUANTIZE", "QUANTIZE")
 
 # Operators of convolutions -> kind, and where kernel and bias lie among the inputs.
-_CONVOLUTIONS = {
+_CONVOLUTIONS: dict[str, tuple[str, tuple[int, ...]]] = {
     "CONV_2D": ("conv", (1, 2)),
     "DEPTHWISE_CONV_2D": ("depthwise", (1, 2)),
 }
@@ -35,7 +35,10 @@ _SAME, _VALID = 1, 2  # of TfLitePadding
 _BARE = "transpose_conv without bias"
 
 # The same for TRANSPOSE_CONV, by its number of inputs, the output's shape first.
-_TRANSPOSED = {3: (_BARE, (1,)), 4: ("transpose_conv", (1, 3))}
+_TRANSPOSED: dict[int, tuple[str, tuple[int, ...]]] = {
+    3: (_BARE, (1,)),
+    4: ("transpose_conv", (1, 3)),
+}
 
 _NONE, _RELU = (
     tflite.ActivationFunctionType.NONE,
@@ -173,7 +176,6 @@ def _kind(
 
     Where no layer is like the operator: its name, its options, and no weights.
     """
-    window: tuple[int, ...]
     graph, options = file.subgraphs[0], operator.options
     plain = operator.name, tuple(sorted((k, repr(v)) for k, v in options.items())), ()
     if options.get("fused_activation_function", _NONE) not in (_NONE, _RELU):
