@@ -1,5 +1,7 @@
 """Tests of ondevice/rebuild/network.py and signatures/stateless.py."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -73,22 +75,30 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_set():
 
 
 @pytest.mark.parametrize("runtime", runtimes.NAMES)
-def test_palm_128_is_within_the_bound_of_its_file(runtime):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "palm_detection_128",
+        "face_detection_front",
+        "face_detection_short_range",
+        "face_detection_back",
+        "face_detection_full_range",
+    ],
+)
+def test_the_model_is_within_the_bound_of_its_file(name, runtime):
     if runtime not in runtimes.installed():
         shared_data.missing(f"{runtime} is not installed.")
-    path = shared_data.shared("models", "palm_detection_128.tflite")
+    path = shared_data.shared("models", f"{name}.tflite")
     folder = shared_data.shared("data", "sign_digits")
-    file = tflite_file.read(path)
-    found = recognition.recognise(file)
-    model = network.build(found.layers, found.spec.name)
-    network.assign(model, porting.port(file, found))
+    model, found = _ported(path)
     interpreter = runtimes.create(str(path), runtime)
     random = np.random.default_rng(0)
-    shown = [random.uniform(-1, 1, (128, 128, 3)).astype(np.float32)]
+    size = found.spec.input_size
+    shown = [random.uniform(-1, 1, (size, size, 3)).astype(np.float32)]
     for photograph in sorted(folder.glob("[0-6]/*.jpg"))[::230]:
         pixels = images.read(photograph)
-        placed = images.place(pixels, geometry.letterbox(*pixels.shape[1::-1]), 128)
-        shown.append(images.to_input(placed, (-1.0, 1.0)))
+        placed = images.place(pixels, geometry.letterbox(*pixels.shape[1::-1]), size)
+        shown.append(images.to_input(placed, found.spec.input_range))
     assert len(shown) == 6
     for image in shown:
         entry = interpreter.get_input_details()[0]["index"]
@@ -100,3 +110,13 @@ def test_palm_128_is_within_the_bound_of_its_file(runtime):
             vendor = interpreter.get_tensor(detail["index"])
             figure = compare.parity(np.asarray(outputs[name]), vendor)
             assert figure <= check.PARITY, (name, figure)
+
+
+@functools.cache
+def _ported(path):
+    """The Keras model of a vendor's file, with its weights."""
+    file = tflite_file.read(path)
+    found = recognition.recognise(file)
+    model = network.build(found.layers, found.spec.name)
+    network.assign(model, porting.port(file, found))
+    return model, found

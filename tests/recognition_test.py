@@ -153,16 +153,6 @@ class VendorTest(parameterized.TestCase):
         self.assertEqual(slopes.size, 4096)
         self.assertEqual(slopes.max(), np.concatenate(named).max())
 
-    @parameterized.parameters(
-        "face_detection_front", "face_detection_back", "face_detection_full_range"
-    )
-    def test_other_detectors_are_refused_with_what_is_known(self, name):
-        file = tflite_file.read(shared_data.shared("models", f"{name}.tflite"))
-        with self.assertRaisesRegex(
-            recognition.UnknownDetectorError, "palm_full, palm_lite, palm_128. Received"
-        ):
-            recognition.recognise(file)
-
 
 def test_new_class_logits_start_at_zero_and_the_rest_is_the_vendors():
     layers = topology.draw(tiny_detector.SPEC, 3)

@@ -1,5 +1,6 @@
 """Tests of ondevice/rebuild/specs.py and topology.py."""
 
+import collections
 import dataclasses
 import math
 
@@ -9,26 +10,31 @@ from ondevice.rebuild import specs, topology
 
 
 @pytest.mark.parametrize(
-    "name, parameters, slopes, anchors, depthwise, convolutions, prelus",
+    "name, parameters, slopes, anchors, depthwise, convolutions, activations",
     [
         ("palm_128", 959_608, 4_096, 896, 23, 30, 26),
         ("palm_lite", 959_608, 4_096, 2016, 23, 30, 26),
         ("palm_full", 1_132_056, 4_832, 2016, 28, 35, 31),
+        # Two of its 50 are transpose convolutions.
+        ("palm_256", 1_757_342, 0, 2944, 41, 50, 44),
+        ("face_short_range", 100_412, 0, 896, 16, 21, 17),
+        ("face_back", 134_704, 0, 896, 32, 37, 33),
+        ("face_full_range", 510_489, 0, 2304, 40, 49, 47),
     ],
 )
 def test_counts_are_those_of_the_vendors_files(
-    name, parameters, slopes, anchors, depthwise, convolutions, prelus
+    name, parameters, slopes, anchors, depthwise, convolutions, activations
 ):
     layers = topology.draw(specs.PRESETS[name])
     shapes = topology.variables(layers)
-    kinds = [layer.kind for layer in layers]
+    kinds = collections.Counter(layer.kind for layer in layers)
     assert sum(map(math.prod, shapes.values())) == parameters
     alphas = [math.prod(s) for n, s in shapes.items() if n.endswith("alpha")]
     assert sum(alphas) == slopes
     assert specs.PRESETS[name].anchors == anchors
-    assert kinds.count("depthwise") == depthwise
-    assert kinds.count("conv") == convolutions
-    assert kinds.count("prelu") == prelus
+    assert kinds["depthwise"] == depthwise
+    assert kinds["conv"] + kinds["transpose_conv"] == convolutions
+    assert kinds["prelu"] + kinds["relu"] == activations
 
 
 def test_classes_add_a_branch_and_change_nothing_else():
@@ -148,18 +154,27 @@ def test_new_class_heads_learn_faster_than_what_was_trained():
     assert topology.CLASS_RATE > 1
 
 
-def test_a_head_off_the_finest_grid_is_refused():
+def test_a_head_without_a_grid_is_refused():
     spec = specs.PRESETS["palm_lite"]
-    with pytest.raises(ValueError, match="stride 8. Received: stride 4"):
-        dataclasses.replace(spec, heads=(specs.Head(4, 2, 1), spec.heads[1]))
+    with pytest.raises(ValueError, match=r"Received: strides \[7, 16\]"):
+        dataclasses.replace(spec, heads=(specs.Head(7, 2), spec.heads[1]))
+    with pytest.raises(ValueError, match=r"Received: strides \[16, 8\]"):
+        dataclasses.replace(spec, heads=spec.heads[::-1])
 
 
-def test_a_detector_without_a_stage_for_the_class_branch_is_refused():
+@pytest.mark.parametrize("stride", [3, 2, 16])
+def test_a_class_branch_that_begins_or_ends_nowhere_is_refused(stride):
     spec = specs.PRESETS["palm_lite"]
-    coarse, fine = spec.decoders
-    fine = dataclasses.replace(fine, lateral=0)
-    with pytest.raises(ValueError, match="a stage before the finest one's lateral"):
-        dataclasses.replace(spec, decoders=(coarse, fine))
+    with pytest.raises(ValueError, match=f"Received: class_stride {stride}"):
+        dataclasses.replace(spec, class_stride=stride)
+
+
+def test_a_kind_that_nobody_can_draw_is_refused():
+    spec = specs.PRESETS["palm_lite"]
+    with pytest.raises(ValueError, match="Received: 'gelu'"):
+        dataclasses.replace(spec, activation="gelu")
+    with pytest.raises(ValueError, match="Received: 'nearest'"):
+        specs.Decoder("nearest", 8, ())
 
 
 def test_an_input_that_does_not_divide_is_refused():

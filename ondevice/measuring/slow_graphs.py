@@ -30,7 +30,7 @@ def linear_heads(
     """The one-class network, its palm heads widened to K classes."""
     widened = []
     for layer in layers:
-        if layer.group == topology.PALM_HEAD:
+        if layer.group == topology.SCORE_HEAD:
             channels = layer.shape[-1] * classes
             layer = dataclasses.replace(layer, shape=(*layer.shape[:-1], channels))
         elif layer.kind in ("reshape", "concat") and layer.shape[-1] == 1:
@@ -60,7 +60,7 @@ def head_weights(
     """
     random = np.random.default_rng(0)
     found = dict(ported)
-    heads = {x.name for x in layers if x.group == topology.PALM_HEAD}
+    heads = {x.name for x in layers if x.group == topology.SCORE_HEAD}
     for name, shape in topology.variables(layers).items():
         layer, attribute = name.split("/")
         if layer not in heads:
@@ -136,6 +136,8 @@ def _channels_first(
             alpha = tf.transpose(weights[f"{layer.name}/alpha"], (2, 0, 1))
             negative = tf.minimum(read[0], 0.0)
             found[layer.name] = tf.nn.relu(read[0]) + alpha * negative
+        elif layer.kind == "relu":
+            found[layer.name] = tf.nn.relu(read[0])
         elif layer.kind == "channel_pad":
             more = layer.shape[2] - read[0].shape[1]
             found[layer.name] = tf.pad(read[0], ((0, 0), (0, more), (0, 0), (0, 0)))
@@ -158,6 +160,10 @@ def _channels_last(layer: topology.Layer, weights: Mapping[str, tf.Tensor], x):
         strides = (1, layer.stride, layer.stride, 1)
         kernel = weights[f"{layer.name}/kernel"]
         return tf.nn.depthwise_conv2d(x, kernel, strides, "SAME")
+    if layer.kind == "transpose_conv":
+        kernel, shape = weights[f"{layer.name}/kernel"], (1, *layer.shape)
+        y = tf.nn.conv2d_transpose(x, kernel, shape, layer.stride)
+        return y + weights[f"{layer.name}/bias"]
     if layer.kind == "max_pool":
         return tf.nn.max_pool2d(x, layer.kernel, layer.stride, "SAME")
     if layer.kind == "upsample":

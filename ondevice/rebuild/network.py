@@ -39,8 +39,12 @@ def _keras_layer(layer: topology.Layer) -> keras.layers.Layer:
     if layer.kind == "depthwise":
         # Every depthwise bias in the vendor's files is zero; porting checks it.
         return keras.layers.DepthwiseConv2D(use_bias=False, name=layer.name, **window)
+    if layer.kind == "transpose_conv":
+        return keras.layers.Conv2DTranspose(layer.shape[2], name=layer.name, **window)
     if layer.kind == "prelu":
         return keras.layers.PReLU(shared_axes=[1, 2], name=layer.name)
+    if layer.kind == "relu":
+        return keras.layers.ReLU(name=layer.name)
     if layer.kind == "add":
         return keras.layers.Add(name=layer.name)
     if layer.kind == "max_pool":

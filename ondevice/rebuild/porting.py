@@ -1,8 +1,8 @@
 """Weights: from the vendor's constants into the Keras model's variables.
 
-The rows point at operators, not at names, which differ between converters and mislead
-in palm full and lite: there a bias is called `depthwise_conv2d_4/depthwise`. A float16
-constant stands behind a DEQUANTIZE; the cast to float32 is exact.
+The rows point at nodes, not at names, which differ between converters and mislead in
+palm full and lite: there a bias is called `depthwise_conv2d_4/depthwise`. Float16 to
+float32 is exact; int8 weights are what their scales make of them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 from checkpoints import tflite_file
 from ondevice.rebuild import layout, recognition, topology
 
-# Kind of layer -> (operand, attribute, axes in the file, axes in Keras). An attribute
-# of None has no variable: it must be zero.
-ROLES: dict[str, tuple[tuple[int, str | None, str, str], ...]] = {
-    "conv": ((1, "kernel", "OHWI", "HWIO"), (2, "bias", "O", "O")),
-    "depthwise": ((1, "kernel", "1HWC", "HWC1"), (2, None, "C", "C")),
-    "prelu": ((1, "alpha", "HWC", "HWC"),),
+# Kind of layer -> for each of its node's weights (attribute, axes in the file, axes in
+# Keras). An attribute of None has no variable: it must be absent or zero.
+ROLES: dict[str, tuple[tuple[str | None, str, str], ...]] = {
+    "conv": (("kernel", "OHWI", "HWIO"), ("bias", "O", "O")),
+    "depthwise": (("kernel", "1HWC", "HWC1"), (None, "C", "C")),
+    "transpose_conv": (("kernel", "OHWI", "HWOI"), ("bias", "O", "O")),
+    "prelu": (("alpha", "HWC", "HWC"),),
 }
 
 
@@ -53,30 +54,25 @@ def weight_map(
       found: What `recognition.recognise` found in it.
 
     Returns:
-      A row for every operand that carries weights, in the order of the layers.
+      A row for every weight of every node, in the order of the layers.
 
     Raises:
-      PortingError: If an operand is no constant.
+      PortingError: If a weight is no constant.
     """
-    graph = file.subgraphs[0]
-    decoded = {
-        op.outputs[0]: op.inputs[0]
-        for op in graph.operators
-        if op.name in recognition.DECODERS
-    }
     rows = []
     for layer in found.layers:
-        for operand, attribute, source, target in ROLES.get(layer.kind, ()):
-            operator = found.operators[layer.name]
-            index = operator.inputs[operand] if operand < len(operator.inputs) else -1
+        if layer.kind not in ROLES:
+            continue
+        node = found.nodes[layer.name]
+        for (attribute, source, target), index in zip(
+            ROLES[layer.kind], node.weights, strict=True
+        ):
             if index < 0 and attribute is None:
                 continue  # an absent bias is a zero bias
-            index = decoded.get(index, index)
             if index < 0 or file.constant(0, index) is None:
                 raise PortingError(
-                    f"Operand {operand} of operator {operator.index} "
-                    f"({operator.name}, layer {layer.name}) must be a constant. "
-                    f"Received: tensor {index}."
+                    f"The {attribute or 'bias'} of {layer.name} (operator "
+                    f"{node.operator}) must be a constant. Received: tensor {index}."
                 )
             rows.append(
                 Row(

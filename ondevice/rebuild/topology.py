@@ -3,11 +3,12 @@
 The Keras model is drawn from this list, the vendor's graph is matched against it, and
 the table of weights is generated from it. Layers are numbered as Keras does on
 creation, as in the vendor's files (`conv2d`, `conv2d_1`, ..., `depthwise_conv2d`, ...,
-`p_re_lu`, ...).
+`p_re_lu` or `activation`, ...).
 
-A block is: depthwise k x k -> 1x1 convolution -> add the shortcut -> PReLU. The
-shortcut of a stride-2 block is a 2x2 max-pool, then zero channels appended where they
-grow. After a lateral there is no activation.
+A block is: depthwise k x k -> 1x1 convolution -> add the shortcut -> activation; in a
+double one there is first another pair, and its activation. The shortcut of a stride-2
+block is a 2x2 max-pool; zero channels are appended where they grow. After a lateral
+there is no activation.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from checkpoints import manifest as manifests
 from ondevice.rebuild import specs
 
 # Groups: what a layer belongs to when a part of the network is trained.
-STEM, UP, BOX_HEAD, PALM_HEAD, CLASS_HEAD, GLUE = (
-    "stem", "up", "box_head", "palm_head", "class_head", "glue",
+STEM, UP, BOX_HEAD, SCORE_HEAD, CLASS_HEAD, GLUE = (
+    "stem", "up", "box_head", "score_head", "class_head", "glue",
 )  # fmt: skip
 BLOCK = "block:"  # followed by the block's number, from the input on
 
@@ -46,13 +47,12 @@ class Layer:
 
     Attributes:
       name: Unique; the checkpoint's names start with it.
-      kind: conv, depthwise, prelu, add, max_pool, channel_pad, upsample, reshape,
-      concat
-        or input.
+      kind: conv, depthwise, transpose_conv, prelu, relu, add, max_pool, channel_pad,
+        upsample, reshape, concat or input.
       inputs: Names of the layers it reads.
       shape: Output shape for one image, without the batch.
       group: Part of the network, see above.
-      kernel: Side of the window, for conv, depthwise and max_pool.
+      kernel: Side of the window, for the convolutions and max_pool.
       stride: Step of the window.
     """
 
@@ -68,8 +68,9 @@ class Layer:
 class _Drawing:
     """Collects layers and numbers them."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: specs.DetectorSpec) -> None:
         self.layers: dict[str, Layer] = {}
+        self._spec = spec
         self._count: collections.Counter[str] = collections.Counter()
 
     def add(
@@ -96,34 +97,63 @@ class _Drawing:
         side = x.shape[0] // window.get("stride", 1)
         return self.add("conv", (x,), (side, side, channels), group, name, **window)
 
-    def prelu(self, x: Layer, group: str) -> Layer:
-        return self.add("prelu", (x,), x.shape, group)
+    def depthwise(self, x: Layer, stride: int, group: str) -> Layer:
+        side = x.shape[0] // stride
+        return self.add(
+            "depthwise", (x,), (side, side, x.shape[2]), group,
+            kernel=self._spec.kernel, stride=stride,
+        )  # fmt: skip
 
-    def block(
-        self, x: Layer, channels: int, stride: int, kernel: int, group: str = ""
-    ) -> Layer:
+    def upsample(self, x: Layer, group: str) -> Layer:
+        side = 2 * x.shape[0]
+        return self.add("upsample", (x,), (side, side, x.shape[2]), group)
+
+    def activation(self, x: Layer, group: str) -> Layer:
+        return self.add(self._spec.activation, (x,), x.shape, group)
+
+    def block(self, x: Layer, block: specs.Block, group: str = "") -> Layer:
         if not group:
             group = f"{BLOCK}{self._count['block']}"
             self._count["block"] += 1
-        side = x.shape[0] // stride
-        y = self.add(
-            "depthwise", (x,), (side, side, x.shape[2]), group,
-            kernel=kernel, stride=stride,
-        )  # fmt: skip
-        y = self.conv(y, channels, group)
-        if stride == 2:
-            x = self.add(
-                "max_pool", (x,), (side, side, x.shape[2]), group, kernel=2, stride=2
-            )
-        if channels > x.shape[2]:
+        y = self.depthwise(x, block.stride, group)
+        if block.inner:
+            y = self.activation(self.conv(y, block.inner, group), group)
+            y = self.depthwise(y, 1, group)
+        y = self.conv(y, block.channels, group)
+        if not block.shortcut:
+            return self.activation(y, group)
+        if block.stride == 2:
+            pooled = (*y.shape[:2], x.shape[2])
+            x = self.add("max_pool", (x,), pooled, group, kernel=2, stride=2)
+        if block.channels > x.shape[2]:
             x = self.add("channel_pad", (x,), y.shape, group)
-        return self.prelu(self.add("add", (y, x), y.shape, group), group)
+        return self.activation(self.add("add", (y, x), y.shape, group), group)
+
+    def decode(self, x: Layer, lateral: Layer, decoder: specs.Decoder) -> Layer:
+        channels = decoder.channels
+        if decoder.kind == specs.RESIZE_FIRST:
+            x = self.conv(self.upsample(x, GLUE), channels, UP)
+            x = self.activation(x, UP)
+        elif decoder.kind == specs.TRANSPOSE:
+            shape = (*lateral.shape[:2], channels)
+            x = self.add("transpose_conv", (x,), shape, UP, kernel=2, stride=2)
+            x = self.activation(x, UP)
+        else:
+            x, lateral = (self.conv(each, channels, UP) for each in (x, lateral))
+            x, lateral = (self.activation(each, UP) for each in (x, lateral))
+            x = self.upsample(x, GLUE)
+        x = self.add("add", (x, lateral), x.shape, GLUE)
+        for block in decoder.blocks:
+            x = self.block(x, block)
+        return x
 
 
 _KERAS_NAMES = {
     "conv": "conv2d",
     "depthwise": "depthwise_conv2d",
+    "transpose_conv": "conv2d_transpose",
     "prelu": "p_re_lu",
+    "relu": "activation",
     "add": "add",
     "max_pool": "max_pooling2d",
     "channel_pad": "channel_padding",
@@ -147,92 +177,83 @@ def draw(
       The layers in order of execution. The outputs are called `REGRESSORS`, `SCORES`
       and, with more than one class and heads that are not plain, `CLASS_LOGITS`.
     """
-    net = _Drawing()
+    net = _Drawing(spec)
     size = spec.input_size
     x = net.add("input", (), (size, size, 3), GLUE, name="image")
-    x = net.conv(x, spec.stem_channels, STEM, kernel=spec.kernel, stride=2)
-    x = net.prelu(x, STEM)
-    laterals = []
-    for stage in spec.stages:
-        for i in range(stage.blocks):
-            stride = stage.stride if i == 0 else 1
-            x = net.block(x, stage.channels, stride, spec.kernel)
-        laterals.append(x)
-    grids = []
-    for decoder in spec.decoders:
-        side = 2 * x.shape[0]
-        x = net.add("upsample", (x,), (side, side, x.shape[2]), GLUE)
-        x = net.prelu(net.conv(x, decoder.channels, UP), UP)
-        x = net.add("add", (x, laterals[decoder.lateral]), x.shape, GLUE)
-        for _ in range(decoder.blocks):
-            x = net.block(x, decoder.channels, 1, spec.kernel)
-        grids.append(x)
+    x = net.conv(x, spec.stem_channels, STEM, kernel=spec.stem_kernel, stride=2)
+    x = net.activation(x, STEM)
+    stages = {}
+    for stride, stage in zip(spec.stage_strides, spec.stages, strict=True):
+        for block in stage:
+            x = net.block(x, block)
+        stages[stride] = x
+    grids = dict(stages)
+    for stride, decoder in zip(spec.decoder_strides, spec.decoders, strict=True):
+        grids[stride] = x = net.decode(x, stages[stride], decoder)
     plain = heads == manifests.PLAIN
     outputs = [
         (REGRESSORS, "regressor", BOX_HEAD, spec.coordinates),
-        (SCORES, "classifier", PALM_HEAD, classes if plain else 1),
+        (SCORES, "classifier", SCORE_HEAD, classes if plain else 1),
     ]
     if classes > 1 and not plain:
         outputs.append((CLASS_LOGITS, "class", CLASS_HEAD, classes))
     for output, prefix, group, width in outputs:
-        parts = []
-        read = [grids[head.source] for head in spec.heads]
         if group == CLASS_HEAD:
-            tap = laterals[spec.decoders[spec.heads[0].source].lateral - 1]
-            read = _class_branch(net, spec, tap, read)
-        for head, x in zip(spec.heads, read):
+            grids = _class_branch(net, spec, stages, grids)
+        rows = []
+        for head in spec.heads:
             name = f"{prefix}_{head.stride}"
-            y = net.conv(x, head.anchors * width, group, name=name)
-            rows = y.shape[0] * y.shape[1] * head.anchors
-            parts.append(
-                net.add("reshape", (y,), (rows, width), GLUE, name=f"{name}_rows")
+            y = net.conv(
+                grids[head.stride], head.anchors * width, group, name=name
             )
-        net.add("concat", tuple(parts), (spec.anchors, width), GLUE, name=output)
+            shape = (y.shape[0] * y.shape[1] * head.anchors, width)
+            name = f"{name}_rows" if len(spec.heads) > 1 else output
+            rows.append(net.add("reshape", (y,), shape, GLUE, name=name))
+        if len(rows) > 1:
+            net.add("concat", tuple(rows), (spec.anchors, width), GLUE, name=output)
     return tuple(net.layers.values())
 
 
 def _class_branch(
-    net: _Drawing, spec: specs.DetectorSpec, tap: Layer, grids: list[Layer]
-) -> list[Layer]:
+    net: _Drawing,
+    spec: specs.DetectorSpec,
+    stages: dict[int, Layer],
+    grids: dict[int, Layer],
+) -> dict[int, Layer]:
     """What tells classes apart: residual blocks beside the network.
 
-    The decoders' grids tell where a palm is, and blur the fingers; the encoder still
-    has them. So the branch begins at one of its stages, and takes the coarsest of the
-    decoders' grids in where it has become as coarse. A hand covers many cells of that
-    grid: it is fine enough for a class, and costs the least. Finer heads read it
-    enlarged.
+    The grids that the other heads read tell where a palm is, and blur the fingers; the
+    encoder still has them. So the branch begins at one of its stages, and takes a grid
+    in where it has become as coarse. A hand covers many cells of that grid: it is fine
+    enough for a class, and costs the least. Finer heads read it enlarged.
 
     Args:
       net: Takes the layers up.
       spec: The detector.
-      tap: Output of a stage of the encoder, twice as fine as the finest grid.
-      grids: What the other heads read, finest first.
+      stages: Stride -> output of a stage of the encoder.
+      grids: Stride -> what the other heads read.
 
     Returns:
-      What the class heads read, in the order of the grids.
+      Stride -> what the class heads read.
     """
-    channels, kernel = spec.class_channels, spec.kernel
+    channels = spec.class_channels
 
     def halved(x: Layer, name: str) -> Layer:
-        side = x.shape[0] // 2
-        x = net.add(
-            "depthwise", (x,), (side, side, x.shape[2]), CLASS_HEAD,
-            kernel=kernel, stride=2,
-        )  # fmt: skip
+        x = net.depthwise(x, 2, CLASS_HEAD)
         return net.conv(x, channels, CLASS_HEAD, name=name)
 
-    x = net.prelu(halved(tap, "class_fine"), CLASS_HEAD)
-    x = net.block(x, channels, 1, kernel, CLASS_HEAD)
-    seen = net.conv(grids[-1], channels, CLASS_HEAD, name="class_grid")
+    x = net.activation(halved(stages[spec.class_stride], "class_fine"), CLASS_HEAD)
+    x = net.block(x, specs.Block(channels), CLASS_HEAD)
+    stride = 4 * spec.class_stride
+    seen = net.conv(grids[stride], channels, CLASS_HEAD, name="class_grid")
     x = net.add("add", (halved(x, "class_coarse"), seen), seen.shape, CLASS_HEAD)
-    x = net.prelu(x, CLASS_HEAD)
+    x = net.activation(x, CLASS_HEAD)
     for _ in range(spec.class_blocks):
-        x = net.block(x, channels, 1, kernel, CLASS_HEAD)
-    found = [x]
-    for grid in grids[-2::-1]:
-        side = grid.shape[0]
-        x = net.add("upsample", (x,), (side, side, channels), CLASS_HEAD)
-        found.insert(0, x)
+        x = net.block(x, specs.Block(channels), CLASS_HEAD)
+    found = {stride: x}
+    while stride > spec.heads[0].stride:
+        stride //= 2
+        found[stride] = x = net.upsample(x, CLASS_HEAD)
     return found
 
 
@@ -255,7 +276,7 @@ def trunk_features(
     above: set[str] = set()
     read: set[str] = set()
     for layer in layers:
-        head = layer.group in (BOX_HEAD, PALM_HEAD, CLASS_HEAD)
+        head = layer.group in (BOX_HEAD, SCORE_HEAD, CLASS_HEAD)
         if head or layer.name in learning or above.intersection(layer.inputs):
             above.add(layer.name)
             read.update(layer.inputs)
@@ -290,11 +311,14 @@ def variables(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
     by_name = {layer.name: layer for layer in layers}
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in layers:
-        if layer.kind not in ("conv", "depthwise", "prelu"):
+        if layer.kind not in ("conv", "depthwise", "transpose_conv", "prelu"):
             continue
         channels, k = by_name[layer.inputs[0]].shape[2], layer.kernel
         if layer.kind == "conv":
             shapes[f"{layer.name}/kernel"] = (k, k, channels, layer.shape[2])
+            shapes[f"{layer.name}/bias"] = (layer.shape[2],)
+        elif layer.kind == "transpose_conv":
+            shapes[f"{layer.name}/kernel"] = (k, k, layer.shape[2], channels)
             shapes[f"{layer.name}/bias"] = (layer.shape[2],)
         elif layer.kind == "depthwise":
             shapes[f"{layer.name}/kernel"] = (k, k, channels, 1)
@@ -338,13 +362,13 @@ def trained_variables(layers: tuple[Layer, ...], choice: str) -> tuple[str, ...]
     Raises:
       ChoiceError: If the choice is none of these, or N does not count blocks.
     """
-    heads = (BOX_HEAD, PALM_HEAD, CLASS_HEAD)
+    heads = (BOX_HEAD, SCORE_HEAD, CLASS_HEAD)
     blocks = [g for g in dict.fromkeys(x.group for x in layers) if g.startswith(BLOCK)]
     groups: tuple[str, ...] = ()
     if choice == "heads":
         groups = heads
     elif choice == "classifier":
-        groups = (PALM_HEAD, CLASS_HEAD)
+        groups = (SCORE_HEAD, CLASS_HEAD)
     elif choice.startswith("blocks:") and choice[7:].isdecimal():
         count = int(choice[7:])
         if not 1 <= count <= len(blocks):

@@ -23,6 +23,7 @@ from ondevice.rebuild import layout, topology
 ROLES: dict[str, tuple[tuple[str | None, str, str, str], ...]] = {
     "conv": (("kernel", "weight", "HWIO", "OIHW"), ("bias", "bias", "O", "O")),
     "depthwise": (("kernel", "weight", "HWC1", "C1HW"), (None, "bias", "C", "C")),
+    "transpose_conv": (("kernel", "weight", "HWOI", "IOHW"), ("bias", "bias", "O", "O")),
     "prelu": (("alpha", "weight", "HWC", "C"),),
 }
 
@@ -59,7 +60,6 @@ _FACE = Published(
 # Spec's name -> the names published. The heads of the back model are called by the
 # strides of the front's, those of the palm by the side of their grid.
 PUBLISHED: Mapping[str, Published] = {
-    "face_front": _FACE,
     "face_short_range": _FACE,
     "face_back": Published(
         "backbone.0", (*_numbered("backbone", 2, 32), "final"), _FACE_HEADS
@@ -121,7 +121,7 @@ def paths(name: str, layers: tuple[topology.Layer, ...]) -> dict[str, str]:
     inside: dict[str, str] = {}  # group of a block -> its path
     ups = iter(published.ups)
     heads = {
-        topology.PALM_HEAD: iter(pair[0] for pair in published.heads),
+        topology.SCORE_HEAD: iter(pair[0] for pair in published.heads),
         topology.BOX_HEAD: iter(pair[1] for pair in published.heads),
     }
     found = {}

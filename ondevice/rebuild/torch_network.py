@@ -93,6 +93,10 @@ def _module(layer: topology.Layer, channels: int, biased: bool) -> nn.Module:
         return nn.Conv2d(
             channels, channels, layer.kernel, layer.stride, groups=channels, bias=biased
         )
+    if layer.kind == "transpose_conv":
+        return nn.ConvTranspose2d(
+            channels, layer.shape[2], layer.kernel, layer.stride
+        )
     if layer.kind == "prelu":
         return nn.PReLU(channels)
     raise ValueError(f"No PyTorch module is known for the kind {layer.kind!r}.")
@@ -131,6 +135,8 @@ def _computed(layer: topology.Layer, read: list[torch.Tensor]) -> torch.Tensor:
     x = read[0]
     if layer.kind == "input":
         return x
+    if layer.kind == "relu":
+        return functional.relu(x)
     if layer.kind == "add":
         return x + read[1]
     if layer.kind == "max_pool":
