@@ -207,10 +207,11 @@ def _classes(config: BenchmarkConfig) -> Found:
 
 def _slowdown(config: BenchmarkConfig) -> Found:
     commands.require_tensorflow("--sections=slowdown")
+    from ondevice import vendor
     from ondevice.detection import anchors
-    from ondevice.measuring import class_files, classes, slow_graphs, slowdown
+    from ondevice.measuring import classes, slow_graphs, slowdown
 
-    ported = class_files.port(config.source)
+    ported = vendor.read(config.source)
     spec = ported.found.spec
     counts = config.classes or slowdown.CLASSES
     files = {
@@ -248,9 +249,10 @@ def _folders(config: BenchmarkConfig) -> dict[int, pathlib.Path]:
             )
         return given
     commands.require_tensorflow("ondevice.benchmark without --models")
+    from ondevice import vendor
     from ondevice.measuring import class_files
 
-    ported = class_files.port(config.source)
+    ported = vendor.read(config.source)
     counts = config.classes or (1, *classes.BOUNDS)
     return {
         count: class_files.make(ported, count, config.output_dir) for count in counts

@@ -257,6 +257,23 @@ def _require(what: str, package: str, extra: str) -> None:
         )
 
 
+def class_names(text: str) -> tuple[str, ...]:
+    """Reads --classes: names separated by commas.
+
+    Raises:
+      UsageError: If one is empty, or stands twice.
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not all(names) or twice:
+        raise UsageError(
+            "--classes must name at least one class, each once and none empty. "
+            f"Received: {text!r}"
+            + (f", where {', '.join(twice)} stands twice." if twice else ".")
+        )
+    return names
+
+
 def no_arguments(arguments: Sequence[str]) -> None:
     """Refuses arguments that are no flags.
 

@@ -12,9 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints import tflite_file
-from ondevice import convert, fresh, sources
+from ondevice import convert, fresh, sources, vendor
 from ondevice.detection import anchors
-from ondevice.measuring import class_files
 from ondevice.rebuild import network, porting, recognition, specs, topology
 from signatures import losses, optimizers, stateless
 
@@ -96,14 +95,14 @@ def vendor_file(seed: int = 0) -> bytes:
 
 
 @functools.cache
-def ported() -> class_files.Ported:
+def ported() -> vendor.Ported:
     """The vendor's file, recognised and read."""
     data = vendor_file()
     with known():
         file = tflite_file.parse(data)
         found = recognition.recognise(file)
         source = sources.Source("tiny", data, hashlib.sha256(data).hexdigest())
-        return class_files.Ported(source, found, porting.port(file, found))
+        return vendor.Ported(source, file, found, porting.port(file, found))
 
 
 def recipe(**changes) -> fresh.Recipe:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from checkpoints import atomic, tflite_file
-from ondevice import fresh, sources
+from checkpoints import atomic
+from ondevice import fresh, vendor
 from ondevice.measuring import classes as layout
-from ondevice.rebuild import porting, recognition
+from ondevice.rebuild import porting
 from signatures import losses, optimizers
 
 # Tells which code made a folder's files: a change of the network must not be measured
@@ -32,37 +29,7 @@ _MAKERS = (
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@dataclasses.dataclass(frozen=True)
-class Ported:
-    """A vendor's detector.
-
-    Attributes:
-      source: The file.
-      found: What it was recognised as.
-      weights: Of the network with one class.
-    """
-
-    source: sources.Source
-    found: recognition.Recognised
-    weights: Mapping[str, np.ndarray]
-
-
-def port(source: str) -> Ported:
-    """Reads a vendor's file.
-
-    Args:
-      source: As `sources.locate` takes it.
-
-    Raises:
-      ValueError: If it cannot be had, is damaged or no detector of ours.
-    """
-    located = sources.locate(source)
-    file = tflite_file.parse(located.data)
-    found = recognition.recognise(file)
-    return Ported(located, found, porting.port(file, found))
-
-
-def recipe(ported: Ported, classes: int) -> fresh.Recipe:
+def recipe(ported: vendor.Ported, classes: int) -> fresh.Recipe:
     """What `ondevice.build` makes without flags, but for the number of classes."""
     return fresh.Recipe(
         spec=ported.found.spec,
@@ -76,7 +43,7 @@ def recipe(ported: Ported, classes: int) -> fresh.Recipe:
     )
 
 
-def make(ported: Ported, classes: int, directory: pathlib.Path) -> pathlib.Path:
+def make(ported: vendor.Ported, classes: int, directory: pathlib.Path) -> pathlib.Path:
     """Makes both files, unless this code has made them already.
 
     Args:

@@ -7,15 +7,15 @@ width on each grid, as somebody makes them who changes the last layer.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from checkpoints import manifest as manifests
 from checkpoints import patch
-from ondevice import convert
-from ondevice.measuring import class_files, slow_ways
+from ondevice import convert, vendor
+from ondevice.measuring import slow_ways
 from ondevice.rebuild import network, specs, topology
 from signatures import stateless
 
@@ -24,28 +24,13 @@ _NEVER = -20.0
 _NHWC_TO_NCHW, _NCHW_TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
-def linear_heads(
-    layers: tuple[topology.Layer, ...], classes: int
-) -> tuple[topology.Layer, ...]:
-    """The one-class network, its palm heads widened to K classes."""
-    widened = []
-    for layer in layers:
-        if layer.group == topology.SCORE_HEAD:
-            channels = layer.shape[-1] * classes
-            layer = dataclasses.replace(layer, shape=(*layer.shape[:-1], channels))
-        elif layer.kind in ("reshape", "concat") and layer.shape[-1] == 1:
-            layer = dataclasses.replace(layer, shape=(layer.shape[0], classes))
-        widened.append(layer)
-    return tuple(widened)
-
-
 def head_weights(
     ported: Mapping[str, np.ndarray],
     layers: tuple[topology.Layer, ...],
     classes: int,
     trained: bool,
 ) -> dict[str, np.ndarray]:
-    """Every weight of a network of `linear_heads`.
+    """Every weight of a network with plain heads.
 
     Args:
       ported: Of the one-class network.
@@ -78,7 +63,7 @@ def head_weights(
     return found
 
 
-def frozen(ported: class_files.Ported, graph: slow_ways.Graph) -> bytes:
+def frozen(ported: vendor.Ported, graph: slow_ways.Graph) -> bytes:
     """A frozen .tflite of the network with linear heads.
 
     Args:
@@ -88,7 +73,7 @@ def frozen(ported: class_files.Ported, graph: slow_ways.Graph) -> bytes:
         first, and each operator that needs them last has a TRANSPOSE on both sides.
     """
     spec = ported.found.spec
-    layers = linear_heads(topology.draw(spec), graph.classes)
+    layers = topology.draw(spec, graph.classes, manifests.PLAIN)
     weights = head_weights(ported.weights, layers, graph.classes, graph.trained)
     batch = None if graph.form == slow_ways.DYNAMIC else 1
     shape = (batch, spec.input_size, spec.input_size, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ondevice.measuring import class_files
+from ondevice import vendor
 from ondevice.observing import overview, palm, subject
 
 NAMES = ("palm_full", overview.NAME)
@@ -16,4 +16,4 @@ def make(name: str, seed: int) -> subject.Subject:
     """
     if name == overview.NAME:
         return overview.make(seed)
-    return palm.make(class_files.port(name), seed)
+    return palm.make(vendor.read(name), seed)

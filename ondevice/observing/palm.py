@@ -9,10 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from ondevice import fresh
+from ondevice import fresh, vendor
 from ondevice.detection import anchors, geometry, targets
 from ondevice.device import images
-from ondevice.measuring import class_files
 from ondevice.observing import pictures, subject
 from ondevice.rebuild import network, porting, specs
 from ondevice.verification import reference
@@ -72,7 +71,7 @@ class _Recipe(fresh.Recipe):
         }
 
 
-def make(ported: class_files.Ported, seed: int) -> subject.Subject:
+def make(ported: vendor.Ported, seed: int) -> subject.Subject:
     """The detector, every weight of it training, with Adam.
 
     Args:

@@ -23,7 +23,10 @@ from ondevice.rebuild import layout, topology
 ROLES: dict[str, tuple[tuple[str | None, str, str, str], ...]] = {
     "conv": (("kernel", "weight", "HWIO", "OIHW"), ("bias", "bias", "O", "O")),
     "depthwise": (("kernel", "weight", "HWC1", "C1HW"), (None, "bias", "C", "C")),
-    "transpose_conv": (("kernel", "weight", "HWOI", "IOHW"), ("bias", "bias", "O", "O")),
+    "transpose_conv": (
+        ("kernel", "weight", "HWOI", "IOHW"),
+        ("bias", "bias", "O", "O"),
+    ),
     "prelu": (("alpha", "weight", "HWC", "C"),),
 }
 
