@@ -41,15 +41,15 @@ class Detector(nn.Module):
     """A detector, drawn from its layers.
 
     Attributes:
-      input_size: Side of the square input in pixels.
-      input_range: (low, high) that the pixel values 0 and 255 map to.
+      spec: Says, for one, the side of the square input in pixels and the values that
+        its pixels 0 and 255 map to.
     """
 
     def __init__(
         self, spec: specs.DetectorSpec, layers: tuple[topology.Layer, ...]
     ) -> None:
         super().__init__()
-        self.input_size, self.input_range = spec.input_size, spec.input_range
+        self.spec = spec
         self._layers = layers
         self._paths = torch_names.paths(spec.name, layers)
         by_name = {layer.name: layer for layer in layers}
