@@ -40,7 +40,7 @@ _SECTIONS_FLAG = flags.DEFINE_list(
 _SOURCE = flags.DEFINE_string(
     "source",
     "palm_full",
-    "palm_full, palm_lite, or the path of a frozen .tflite to make the files from.",
+    "As of ondevice.build: what to make the files from.",
     flag_values=FLAGS,
 )
 _CLASSES = flags.DEFINE_list(

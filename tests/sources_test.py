@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -14,10 +15,10 @@ from absl.testing import absltest
 
 from ondevice import sources
 
-CONTENT = {"palm_full": b"full", "palm_lite": b"lite"}
+CONTENT = {"palm_full": b"full", "palm_lite": b"lite", "face_short_range": b"face"}
 FOLDER = "mediapipe/modules/palm_detection"
 KNOWN = {
-    name: sources._Known(known.file, hashlib.sha256(CONTENT[name]).hexdigest())
+    name: dataclasses.replace(known, sha256=hashlib.sha256(CONTENT[name]).hexdigest())
     for name, known in sources.KNOWN.items()
 }
 
@@ -47,7 +48,7 @@ class SourcesTestCase(absltest.TestCase):
         folder = pathlib.Path(command[command.index("--dest") + 1])
         with zipfile.ZipFile(folder / "mediapipe-0.10.21-x.whl", "w") as wheel:
             for name, content in self.wheel.items():
-                wheel.writestr(f"{FOLDER}/{KNOWN[name].file}", content)
+                wheel.writestr(KNOWN[name].path, content)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     def put(self, directory: pathlib.Path, content: bytes, name="palm_full"):
@@ -101,9 +102,9 @@ class LocateTest(SourcesTestCase):
         self.assertRegex(logged.output[0], "cache.*passed over")
         self.pip.assert_called_once()
 
-    def test_fetched_once_for_both(self):
-        self.assertEqual(sources.locate("palm_full").data, b"full")
-        self.assertEqual(sources.locate("palm_lite").data, b"lite")
+    def test_fetched_once_for_all(self):
+        for name, content in CONTENT.items():
+            self.assertEqual(sources.locate(name).data, content)
         self.pip.assert_called_once()
         command = self.pip.call_args.args[0]
         self.assertEqual(command[1:4], ["-m", "pip", "download"])

@@ -39,6 +39,7 @@ SPEC = specs.DetectorSpec(
     keypoints=7,
     outputs=("Identity", "Identity_1"),
     input_name="input_1",
+    subject="palm",
     class_stride=2,
     class_channels=6,
     class_blocks=1,

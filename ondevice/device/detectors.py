@@ -28,12 +28,14 @@ class Detector:
       spec: Parameters of the anchors.
       input_range: What the pixels 0 and 255 map to.
       digest: Hex SHA-256 of the weights; "" where it is not known, and nothing is kept.
+      min_score: Lowest score of a detection unless another is asked for.
     """
 
     infer: Infer
     spec: anchors.AnchorSpec
     input_range: tuple[float, float]
     digest: str = ""
+    min_score: float = decoding.MIN_SCORE
 
     @functools.cached_property
     def _centres(self) -> np.ndarray:
@@ -65,7 +67,7 @@ class Detector:
         self,
         pixels: np.ndarray,
         share: float = 1.0,
-        min_score: float = decoding.MIN_SCORE,
+        min_score: float | None = None,
         any_class: bool = False,
     ) -> tuple[decoding.Detection, ...]:
         """Detections in a picture, fixed in the middle of the frame.
@@ -73,7 +75,7 @@ class Detector:
         Args:
           pixels: [height, width, 3] uint8.
           share: Of the frame's side that the picture takes.
-          min_score: Lowest score of a detection.
+          min_score: Lowest score of a detection; None takes the detector's own.
           any_class: Whether an anchor counts by its best class, as class 0.
 
         Returns:
@@ -84,6 +86,8 @@ class Detector:
         regressors, logits = self.outputs(pixels, placing)
         if any_class:
             logits = logits.max(axis=-1, keepdims=True)
+        if min_score is None:
+            min_score = self.min_score
         found = decoding.detect(
             regressors, logits, self._centres, self.spec.input_size, min_score
         )

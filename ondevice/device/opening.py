@@ -15,12 +15,9 @@ from absl import logging
 
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file, weights
-from ondevice.detection import anchors
+from ondevice.detection import anchors, decoding
 from ondevice.device import detectors, exports, runtimes, session
-from ondevice.rebuild import recognition
-
-# A frozen file of the vendor's has the one class that Google trained.
-VENDOR_CLASSES = ("palm",)
+from ondevice.rebuild import recognition, specs
 
 # More threads than these only wait for each other in networks of this size.
 _MOST_THREADS = 4
@@ -83,7 +80,14 @@ def of_session(opened: session.Session, digest: str = "") -> detectors.Detector:
         spec = anchors.AnchorSpec.from_dict(manifest.anchors)
     except ValueError as error:
         raise session.SessionError(f"The manifest's anchors: {error}") from error
-    return detectors.Detector(opened.infer, spec, manifest.input_range, digest)
+    known = specs.PRESETS.get(manifest.spec)
+    return detectors.Detector(
+        opened.infer,
+        spec,
+        manifest.input_range,
+        digest,
+        known.min_score if known else decoding.MIN_SCORE,
+    )
 
 
 @contextlib.contextmanager
@@ -116,8 +120,12 @@ def open_detector(
             f"Received: {os.fspath(path)}, which has no variables."
         )
     if manifest is None:
+        found = recognition.recognise(file).spec
+        # The one class that Google trained.
         yield Opened(
-            _vendor(file, digest, runtime, threads), VENDOR_CLASSES, trained=False
+            _vendor(file, found, digest, runtime, threads),
+            (found.subject,),
+            trained=False,
         )
         return
     with session.Session(path, runtime, threads) as opened:
@@ -190,10 +198,13 @@ def _steps(opened: session.Session) -> int:
 
 
 def _vendor(
-    file: tflite_file.TfliteFile, digest: str, runtime: str, threads: int
+    file: tflite_file.TfliteFile,
+    spec: specs.DetectorSpec,
+    digest: str,
+    runtime: str,
+    threads: int,
 ) -> detectors.Detector:
-    """The detector of a frozen file, recognised by its graph."""
-    spec = recognition.recognise(file).spec
+    """The detector of a frozen file that was recognised."""
     interpreter = runtimes.create(file.data, runtime, threads)
     (entry,) = interpreter.get_input_details()
     lock = threading.Lock()
@@ -210,5 +221,5 @@ def _vendor(
             return interpreter.get_tensor(regressors), interpreter.get_tensor(logits)
 
     return detectors.Detector(
-        infer, anchors.PRESETS[spec.name], spec.input_range, digest
+        infer, anchors.PRESETS[spec.name], spec.input_range, digest, spec.min_score
     )

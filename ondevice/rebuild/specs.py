@@ -13,7 +13,8 @@ face_detection_short_range.tflite in the mediapipe 0.10.21 wheel, of
 mediapipe/modules/palm_detection/palm_detection.tflite and
 mediapipe/models/face_detection_back.tflite at tag 0.8.0, of
 mediapipe/modules/face_detection/face_detection_full_range.tflite at v0.8.7, and of an
-int8 conversion of mediapipe/models/palm_detection.tflite (v0.6.0 to 0.7.12).
+int8 conversion of mediapipe/models/palm_detection.tflite (v0.6.0 to 0.7.12). Scores:
+the graphs beside them; front's, before v0.7.5, had 0.75.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ class DetectorSpec:
       keypoints: Keypoints of a detection.
       outputs: The vendor's names of the two outputs, regressors first.
       input_name: The vendor's name of the input.
+      subject: What the vendor's one class is.
+      min_score: Lowest score of a detection in MediaPipe's graphs.
       class_stride: Stride of the stage where the class branch begins, which files with
         more than one class have beside what the vendor's have.
       class_channels: Its channels.
@@ -118,6 +121,8 @@ class DetectorSpec:
     keypoints: int
     outputs: tuple[str, str]
     input_name: str
+    subject: str
+    min_score: float = 0.5
     class_stride: int = 4
     class_channels: int = 64
     class_blocks: int = 3
@@ -221,6 +226,7 @@ def _palm(
         keypoints=7,
         outputs=outputs,
         input_name=input_name,
+        subject="palm",
     )
 
 
@@ -250,6 +256,7 @@ PALM_256 = DetectorSpec(
     keypoints=7,
     outputs=_NAMED,
     input_name="input",
+    subject="palm",
     class_stride=8,
 )
 
@@ -273,6 +280,7 @@ FACE_SHORT_RANGE = DetectorSpec(
     keypoints=6,
     outputs=_NAMED,
     input_name="input",
+    subject="face",
 )
 
 FACE_BACK = DetectorSpec(
@@ -295,6 +303,8 @@ FACE_BACK = DetectorSpec(
     keypoints=6,
     outputs=_NAMED,
     input_name="input",
+    subject="face",
+    min_score=0.65,
     class_stride=8,
 )
 
@@ -322,6 +332,8 @@ FACE_FULL_RANGE = DetectorSpec(
     keypoints=6,
     outputs=("reshaped_regressor_face_4", "reshaped_classifier_face_4"),
     input_name="input",
+    subject="face",
+    min_score=0.6,
 )
 
 PRESETS = {
