@@ -7,20 +7,20 @@ Each way is gone in a process of its own, which tells its time and its memory:
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from checkpoints import patch, tflite_file
 from ondevice.device import usage
+from ondevice.measuring import packages
 from ondevice.observing import elsewhere, runs, verdict
 
 if TYPE_CHECKING:  # It imports tensorflow, which a patch does without.
@@ -79,8 +79,8 @@ def observe(
     losses = {way: float(np.mean(seen[way].losses)) for way in costs}
     trained_apart = abs(losses[_GUIDE] / losses[_PATCH] - 1)
     device = [*_DEVICE, _PACKAGES[runtime]]
-    costs[_PATCH]["installed_megabytes"] = _installed_megabytes(device)
-    costs[_GUIDE]["installed_megabytes"] = _installed_megabytes([*device, "tensorflow"])
+    costs[_PATCH]["installed_megabytes"] = packages.megabytes(device)
+    costs[_GUIDE]["installed_megabytes"] = packages.megabytes([*device, "tensorflow"])
     return verdict.Verdict(
         "e",
         observed.name,
@@ -156,27 +156,6 @@ def _patch(
         learnt, described = running.state(), running.manifest
     began = time.monotonic()
     return patch.patch_trainable(file, described, learnt), began
-
-
-def _installed_megabytes(names: Iterable[str]) -> int:
-    """Size of these distributions and of all that they require, as installed."""
-    from packaging import requirements
-
-    waiting, found = list(names), set()
-    while waiting:
-        name = waiting.pop().lower().replace("_", "-")
-        if name in found:
-            continue
-        try:
-            needs = importlib.metadata.requires(name) or ()
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.add(name)
-        for each in map(requirements.Requirement, needs):
-            if each.marker is None or each.marker.evaluate({"extra": ""}):
-                waiting.append(each.name)
-    files = [f for name in found for f in importlib.metadata.files(name) or ()]
-    return round(sum(f.size or 0 for f in files) / 1e6)
 
 
 def _main(way: str, folder: str, runtime: str) -> None:

@@ -16,6 +16,7 @@ more behind than before, so (0, 1) for 3x3 windows and (1, 2) for 5x5 ones.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -52,24 +53,46 @@ class Detector(nn.Module):
         self.spec = spec
         self._layers = layers
         self._paths = torch_names.paths(spec.name, layers)
-        by_name = {layer.name: layer for layer in layers}
+        # Sizes are the network's and not read from tensors: traced for an exporter, those
+        # would be computed anew in what it writes.
+        self._shapes = {layer.name: layer.shape for layer in layers}
         for layer in layers:
             if layer.name in self._paths:
-                channels = by_name[layer.inputs[0]].shape[2]
+                channels = self._shapes[layer.inputs[0]][2]
                 made = _module(layer, channels, torch_names.biased(spec.name))
                 _put(self, self._paths[layer.name], made)
 
     def forward(self, image: torch.Tensor) -> Outputs:
-        tensors: dict[str, torch.Tensor] = {}
+        tensors = self.run({self._layers[0].name: image})
+        return Outputs(tensors[topology.REGRESSORS], tensors[topology.SCORES])
+
+    def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Computes every layer that can be computed from what others gave.
+
+        So what a frozen trunk makes of an image is computed once: with T of
+        `topology.trunk_features`, `run({"image": images})[T]` are its features, and
+        `run({T: features})` has the outputs again.
+
+        Args:
+          given: Layer's name -> its output, [batch, channels, height, width].
+
+        Returns:
+          Layer's name -> its output, those given among them.
+        """
+        tensors = dict(given)
         for layer in self._layers:
-            read = [tensors[name] for name in layer.inputs] or [image]
+            known = tensors.keys() >= set(layer.inputs)
+            if layer.name in tensors or not layer.inputs or not known:
+                continue
+            read = [tensors[name] for name in layer.inputs]
+            shape = self._shapes[layer.inputs[0]]
             if layer.name in self._paths:
                 # Looked up anew, since heads may have been replaced.
                 module = self.get_submodule(self._paths[layer.name])
-                tensors[layer.name] = module(_padded(layer, read[0]))
+                tensors[layer.name] = module(_padded(layer, read[0], shape[0]))
             else:
-                tensors[layer.name] = _computed(layer, read)
-        return Outputs(tensors[topology.REGRESSORS], tensors[topology.SCORES])
+                tensors[layer.name] = _computed(layer, read, shape)
+        return tensors
 
 
 def build(
@@ -112,11 +135,11 @@ def _put(root: nn.Module, path: str, module: nn.Module) -> None:
     root.add_module(name, module)
 
 
-def _padded(layer: topology.Layer, x: torch.Tensor) -> torch.Tensor:
-    """Pads as TensorFlow's SAME does: what is left over goes behind."""
+def _padded(layer: topology.Layer, x: torch.Tensor, side: int) -> torch.Tensor:
+    """Pads [batch, channels, side, side] as SAME does: the odd row goes behind."""
     if layer.kind not in ("conv", "depthwise"):
         return x
-    before, after = same_padding(x.shape[-1], layer.kernel, layer.stride)
+    before, after = same_padding(side, layer.kernel, layer.stride)
     return functional.pad(x, (before, after, before, after)) if after else x
 
 
@@ -130,11 +153,11 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return missing // 2, missing - missing // 2
 
 
-def _computed(layer: topology.Layer, read: list[torch.Tensor]) -> torch.Tensor:
-    """The output of a layer that has no weights."""
+def _computed(
+    layer: topology.Layer, read: list[torch.Tensor], shape: tuple[int, ...]
+) -> torch.Tensor:
+    """The output of a layer that has no weights, from tensors, the first of `shape`."""
     x = read[0]
-    if layer.kind == "input":
-        return x
     if layer.kind == "relu":
         return functional.relu(x)
     if layer.kind == "add":
@@ -143,7 +166,7 @@ def _computed(layer: topology.Layer, read: list[torch.Tensor]) -> torch.Tensor:
         return functional.max_pool2d(x, layer.kernel, layer.stride)
     if layer.kind == "channel_pad":
         # Pairs from the last axis on: width, height, channels.
-        return functional.pad(x, (0, 0, 0, 0, 0, layer.shape[2] - x.shape[1]))
+        return functional.pad(x, (0, 0, 0, 0, 0, layer.shape[2] - shape[2]))
     if layer.kind == "upsample":
         # Half-pixel centres.
         return functional.interpolate(

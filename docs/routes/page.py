@@ -1,0 +1,238 @@
+"""The tables of docs/routes.md and its picture, from what the other parts found."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import figure
+
+from docs.routes import converting
+
+RUNTIMES = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}
+ROUTES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "tflite": "TFLite"}
+TITLES = {
+    "ondevice": "**`ondevice.pytorch import`**",
+    **{tool.name: tool.title for tool in converting.TOOLS},
+}
+
+_PLAIN, _TRANSPOSES, _OTHERS = "#7f9fbf", "#c0392b", "#e6a23c"
+
+
+def write(folder: pathlib.Path, document: pathlib.Path) -> None:
+    """Fills the document's tables in, and draws the picture beside it.
+
+    A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+
+    Args:
+      folder: Has train.json, convert.json and speed.json.
+      document: The Markdown; the picture has its name, and ends in .png.
+
+    Raises:
+      ValueError: If a table has no place in the document.
+      OSError: If a file cannot be read or written.
+    """
+    train, convert, speed = (
+        json.loads((folder / f"{part}.json").read_text())
+        for part in ("train", "convert", "speed")
+    )
+    text = document.read_text()
+    tables = {
+        "routes": routes(train, speed["palm_full"]),
+        "installed": installed(train, convert),
+        "failures": failures(convert, speed),
+    }
+    for name, found in convert["detectors"].items():
+        tables[name] = tools(found, speed[name])
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, places = pattern.subn(lambda m: m[1] + table + m[2], text)
+        if places != 1:
+            raise ValueError(
+                f"{document} must have one place for the table {name!r}. "
+                f"Received: {places}."
+            )
+    document.write_text(text)
+    draw(convert, speed, document.with_suffix(".png"))
+
+
+def routes(train: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
+    """What each route reaches, takes and leaves behind."""
+    rows = []
+    for route, title in ROUTES.items():
+        found = train[route]
+        rows.append(
+            [
+                title,
+                f"{found['class_accuracy']:.3f}",
+                f"{found['recall']:.3f}",
+                f"{found['losses'][0]:.4f}",
+                f"{_last_epoch(train, route):.4f}",
+                f"{found['step_cpu_ms']:.0f}",
+                f"{found['cpu_seconds']:.0f}",
+                f"{found['ready_seconds']:.0f}",
+                f"{found['peak_memory'] / 1e9:.2f}",
+                f"{found['megabytes']} / {found['megabytes_in_all']}",
+                f"{found['operators']}",
+                f"{found['transposes']}",
+                f"{found['bytes']:,}",
+                *_ratios(f"trained_{route}.tflite", speed),
+            ]
+        )
+    head = [
+        "route", "class accuracy", "recall", "loss, first step",
+        "loss, last epoch", "CPU ms a step", "CPU s, all steps", "s until step 1",
+        "peak GB", "MB installed to train / in all", "operators", "TRANSPOSE",
+        "bytes", *(f"{title}, over the vendor's" for title in RUNTIMES.values()),
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def tools(found: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
+    """What each tool makes of one detector, against the vendor's file."""
+    rows = [
+        [
+            "the vendor's file",
+            str(found["vendor"]["operators"]),
+            str(found["vendor"]["transposes"]),
+            "",
+            f"{found['vendor']['bytes']:,}",
+            _apart("vendor.tflite", speed),
+            *_ratios("vendor.tflite", speed),
+        ]
+    ]
+    for name, row in found["tools"].items():
+        if row["error"]:
+            rows.append([TITLES[name], "fails", "", "", "", "", "", ""])
+            continue
+        rows.append(
+            [
+                TITLES[name],
+                str(row["operators"]),
+                str(row["transposes"]),
+                _difference(row),
+                f"{row['bytes']:,}",
+                _apart(f"{name}.tflite", speed),
+                *_ratios(f"{name}.tflite", speed),
+            ]
+        )
+    head = [
+        "made by", "operators", "TRANSPOSE", "more, and fewer, than the vendor's",
+        "bytes", "from PyTorch's outputs",
+        *(f"time on {title}" for title in RUNTIMES.values()),
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def installed(train: Mapping[str, Any], convert: Mapping[str, Any]) -> str:
+    """What each tool needs, as pip installs it by name."""
+    rows = []
+    for tool in converting.TOOLS:
+        found = convert["environments"].get(tool.environment)
+        title = TITLES[tool.name].split(",")[0]
+        if found is None or any(row[0] == title for row in rows):
+            continue
+        named = [f"{p} {found['versions'].get(p, '-')}" for p in tool.packages]
+        rows.append([title, ", ".join(named), str(found["megabytes"])])
+    for route, title in ROUTES.items():
+        both = train[route]
+        rows.append(
+            [f"ondevice, {title} route", "", str(both["megabytes_in_all"])]
+        )
+    return _table(["tool", "versions", "MB"], rows)
+
+
+def failures(convert: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
+    """What tools and runtimes said, word for word."""
+    lines = []
+    for detector, found in convert["detectors"].items():
+        for name, row in found["tools"].items():
+            if row["error"]:
+                lines.append(f"- {TITLES[name]}, {detector}: `{row['error']}`")
+                continue
+            for runtime, title in RUNTIMES.items():
+                error = speed[detector][runtime][f"{name}.tflite"]["error"]
+                if error:
+                    lines.append(
+                        f"- {TITLES[name]}, {detector}, in {title}: `{error}`"
+                    )
+    return "\n".join(lines or ["None."]) + "\n"
+
+
+def draw(
+    convert: Mapping[str, Any], speed: Mapping[str, Any], path: pathlib.Path
+) -> None:
+    """Bars: the operators of each file, and its time beside the vendor's."""
+    found = convert["detectors"]["palm_full"]
+    made = {"vendor": found["vendor"]}
+    made |= {n: row for n, row in found["tools"].items() if not row["error"]}
+    names = [TITLES.get(n, "the vendor's file").strip("*").replace("`", "") for n in made]
+    page = figure.Figure(figsize=(10, 0.5 + 0.45 * len(made)), layout="constrained")
+    left, right = page.subplots(1, 2, sharey=True)
+    places = list(range(len(made)))
+    transposes = [row["transposes"] for row in made.values()]
+    others = [
+        sum(n for kind, n in row["more"].items() if kind != "TRANSPOSE")
+        for row in made.values()
+    ]
+    total = [row["operators"] for row in made.values()]
+    start = [0] * len(made)
+    for label, colour, widths in (
+        (
+            "as in the vendor's file",
+            _PLAIN,
+            [n - o - t for n, o, t in zip(total, others, transposes)],
+        ),
+        ("others", _OTHERS, others),
+        ("TRANSPOSE", _TRANSPOSES, transposes),
+    ):
+        left.barh(places, widths, left=start, color=colour, label=label)
+        start = [a + b for a, b in zip(start, widths)]
+    left.set(title="operators", yticks=places, yticklabels=names)
+    left.invert_yaxis()
+    left.legend(loc="lower right", fontsize=8)
+    for shift, (runtime, title) in zip((-0.2, 0.2), RUNTIMES.items()):
+        times = [
+            (speed["palm_full"][runtime][f"{n}.tflite"].get("ratio") or {}).get(
+                "cpu_median", 0
+            )
+            for n in made
+        ]
+        right.barh([p + shift for p in places], times, height=0.4, label=title)
+    right.axvline(1, color="grey", linewidth=0.8)
+    right.set(title="time of a call, the vendor's file = 1", xscale="log")
+    right.legend(loc="lower right", fontsize=8)
+    page.savefig(path, dpi=90)
+
+
+def _last_epoch(train: Mapping[str, Any], route: str) -> float:
+    losses = train[route]["losses"]
+    steps = len(losses) // train["job"]["epochs"]
+    return sum(losses[-steps:]) / steps
+
+
+def _apart(name: str, speed: Mapping[str, Any]) -> str:
+    apart = speed["ai_edge_litert"][name].get("apart")
+    return f"{max(apart.values()):.1e}" if apart else "-"
+
+
+def _ratios(name: str, speed: Mapping[str, Any]) -> list[str]:
+    ratios = [speed[runtime][name].get("ratio") for runtime in RUNTIMES]
+    return [f"{ratio['cpu_median']:.2f}" if ratio else "fails" for ratio in ratios]
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    signed = [
+        f"{sign}{number} {kind}"
+        for sign, kinds in (("+", row["more"]), ("-", row["fewer"]))
+        for kind, number in kinds.items()
+    ]
+    return ", ".join(signed) or "none"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
