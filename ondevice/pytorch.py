@@ -16,8 +16,8 @@
         transposes, the operators are the vendor's.
 
 The tensors are called as in hollance/BlazeFace-PyTorch (blazeface.pth and
-blazefaceback.pth) and vidursatija/BlazePalm (palmdetector.pth) where the detector is one
-of theirs, so that their state dicts are read and their modules take ours; otherwise
+blazefaceback.pth) and vidursatija/BlazePalm (palmdetector.pth) where the detector is
+one of theirs, so that their state dicts are read and their modules take ours; otherwise
 <layer>.weight and <layer>.bias. A class head of A anchors has A * K outputs, the K
 classes of an anchor side by side. Every tensor must be there, and no other. With one
 class the network is the vendor's.
@@ -55,7 +55,7 @@ FLAGS = commands.flag_values()
 _SOURCE = flags.DEFINE_string(
     "source",
     "palm_full",
-    "palm_full, palm_lite, or the path of a frozen .tflite.",
+    "As of ondevice.build: a name, or the path of a frozen .tflite.",
     flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -228,6 +228,12 @@ def bring_back(
     trained = recipe.trained  # a wrong --trainable shows here, before the work
     content = pathlib.Path(state_dict).read_bytes()
     state = state_dicts.load(content, state_dict)
+    found = state_dicts.classes(spec.name, ported.found.layers, state)
+    if found not in (None, len(recipe.classes)):
+        raise commands.UsageError(
+            f"--classes must name the {found} classes of the state dict's class heads. "
+            f"Received: {len(recipe.classes)}, {','.join(recipe.classes)}."
+        )
     weights = state_dicts.to_weights(spec.name, recipe.layers, state)
     model = torch_network.build(spec, recipe.layers)
     model.load_state_dict(state)
@@ -306,7 +312,7 @@ def _import() -> dict[str, Any]:
         _SOURCE.value,
         str(state_dict),
         output_dir,
-        () if _CLASSES.value is None else commands.class_names(_CLASSES.value),
+        commands.class_names(_CLASSES.value),
         _TRAINABLE.value,
         _OPTIMIZER.value,
         _BATCH_SIZE.value,
