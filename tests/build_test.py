@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl.testing import absltest
 from tensorflow.lite.python import schema_py_generated as schema
 
+from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice import build, convert, fresh, rewrite
 from ondevice.device import runtimes, session
@@ -20,13 +21,20 @@ from tests import tiny_detector
 
 
 def _prove(recipe, only, steps=3):
-    """Makes and proves the tiny detector's files."""
+    """Makes and proves the tiny detector's files.
+
+    Plain heads are the vendor's once for each class, so that the best class's score is
+    the vendor's.
+    """
     with tiny_detector.known():
         data = tiny_detector.vendor_file()
         file = tflite_file.parse(data)
         found = recognition.recognise(file)
         ported = porting.port(file, found)
         weights = porting.with_classes(ported, recipe.layers)
+        if recipe.heads == manifests.PLAIN:
+            for name in [n for n in ported if n.startswith("classifier_")]:
+                weights[name] = np.repeat(ported[name], len(recipe.classes), -1)
         files = fresh.make(recipe, weights)
         vendor = prove.Vendor(data, found, ported)
         return prove.prove(vendor, recipe, weights, files, [], steps, only)
@@ -78,6 +86,16 @@ class ChainTest(absltest.TestCase):
         with session.Session(out / "model.tflite") as trained:
             self.assertEqual(trained.manifest.classes, ("fist", "open"))
             self.assertEqual(trained.manifest.optimizer["clip_norm"], 1.0)
+
+    def test_files_with_plain_heads_are_proven_too(self):
+        recipe = tiny_detector.recipe(
+            classes=("fist", "open"),
+            settings=optimizers.Settings("adam", 1.0),
+            heads=manifests.PLAIN,
+        )
+        proof = _prove(recipe, ("ai_edge_litert",))
+        self.assertEqual(_failing(proof), [])
+        self.assertIn("ai_edge_litert", proof.errors)
 
     def test_a_build_that_does_not_hold_leaves_its_report_alone(self):
         out = self.directory / "out"

