@@ -120,11 +120,11 @@ def open_detector(
             f"Received: {os.fspath(path)}, which has no variables."
         )
     if manifest is None:
-        found = recognition.recognise(file).spec
+        found = recognition.recognise(file)
         # The one class that Google trained.
         yield Opened(
             _vendor(file, found, digest, runtime, threads),
-            (found.subject,),
+            (found.spec.subject,),
             trained=False,
         )
         return
@@ -214,26 +214,20 @@ def _steps(opened: session.Session) -> int:
 
 def _vendor(
     file: tflite_file.TfliteFile,
-    spec: specs.DetectorSpec,
+    found: recognition.Recognised,
     digest: str,
     runtime: str,
     threads: int,
 ) -> detectors.Detector:
     """The detector of a frozen file that was recognised."""
     interpreter = runtimes.create(file.data, runtime, threads)
-    (entry,) = interpreter.get_input_details()
-    lock = threading.Lock()
-    by_width = {
-        int(output["shape"][-1]): output["index"]
-        for output in interpreter.get_output_details()
-    }
+    lock, spec = threading.Lock(), found.spec
 
     def infer(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        regressors, logits = by_width[spec.coordinates], by_width[1]
         with lock:
-            interpreter.set_tensor(entry["index"], image)
-            interpreter.invoke()
-            return interpreter.get_tensor(regressors), interpreter.get_tensor(logits)
+            outputs = runtimes.run(interpreter, image)
+        places = found.outputs
+        return outputs[places["regressors"]], outputs[places["scores"]]
 
     return detectors.Detector(
         infer, anchors.PRESETS[spec.name], spec.input_range, digest, spec.min_score
