@@ -122,7 +122,7 @@ def export(
     """
     from checkpoints import atomic
     from ondevice import vendor
-    from ondevice.rebuild import state_dicts, torch_network
+    from ondevice.rebuild import nodes, state_dicts, torch_network
     from ondevice.verification import check, inputs, torch_parity
 
     started = time.monotonic()
@@ -142,10 +142,6 @@ def export(
     ]
     model = torch_network.build(spec)
     model.load_state_dict(state)
-    places = ported.found.outputs
-    vendors = torch_parity.Compared(
-        ported.source.data, str(places["regressors"]), str(places["scores"])
-    )
     checks = [
         check.Check(
             "export",
@@ -155,8 +151,18 @@ def export(
             check.NONE,
             ", ".join(differing[:3]),
         ),
-        *torch_parity.parity(model, {"vendor.tflite": vendors}, shown),
     ]
+    if nodes.rounds(ported.file):
+        # Its activations are rounded, and no network of floats is near it. The Keras
+        # model is compared with it layer by layer, by ondevice.build.
+        commands.require_tensorflow("The export of a file that rounds its activations")
+        checks += torch_parity.against_keras(model, ported.weights, shown)
+    else:
+        places = ported.found.outputs
+        vendors = torch_parity.Compared(
+            ported.source.data, str(places["regressors"]), str(places["scores"])
+        )
+        checks += torch_parity.parity(model, {"vendor.tflite": vendors}, shown)
     holds = all(one.holds for one in checks)
     if holds:
         atomic.write(output, [content])

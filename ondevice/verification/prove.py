@@ -19,7 +19,7 @@ from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice import fresh
 from ondevice.device import runtimes
-from ondevice.rebuild import network, recognition, topology
+from ondevice.rebuild import network, nodes, recognition, topology
 from ondevice.verification import (
     check,
     compare,
@@ -65,7 +65,7 @@ class Vendor:
     @functools.cached_property
     def rounds(self) -> bool:
         """Whether it rounds activations, so that no float network is near it."""
-        return rounded.rounds(self.file)
+        return nodes.rounds(self.file)
 
 
 @dataclasses.dataclass(frozen=True)

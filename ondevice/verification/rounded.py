@@ -20,17 +20,6 @@ from ondevice.rebuild import nodes, recognition
 _LEVELS = {"INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767)}
 
 
-def rounds(file: tflite_file.TfliteFile) -> bool:
-    """Whether an operator of subgraph 0 computes with integers."""
-    graph = file.subgraphs[0]
-    return any(
-        index >= 0 and graph.tensors[index].dtype in _LEVELS
-        for operator in graph.operators
-        if operator.name not in nodes.DECODERS
-        for index in operator.inputs
-    )
-
-
 def computed(file: tflite_file.TfliteFile) -> list[int]:
     """The tensors of subgraph 0 that follow from its input, in their order."""
     graph = file.subgraphs[0]
