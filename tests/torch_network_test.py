@@ -209,7 +209,7 @@ class _Opens:
 class TestFile:
     def test_code_in_a_file_does_not_run(self, tmp_path):
         opened = tmp_path / "opened"
-        content = pickle.dumps({"weight": _Opens(str(opened))})
+        content = pickle.dumps({"weight": _Opens(str(opened))}, protocol=2)
         with pytest.raises(state_dicts.StateDictError, match="W.pth"):
             state_dicts.load(content, "W.pth")
         assert not opened.exists()
