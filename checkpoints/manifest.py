@@ -31,8 +31,8 @@ KINDS = ("trainable", "inference")
 OPS = ("builtin", "select")
 # Forms of a detector's class heads. The first keeps the vendor's score, and tells
 # classes apart in a branch beside the network. In the second the vendor's own class
-# heads are as wide as there are classes, and their logits are the answer: what a network
-# that was fine-tuned elsewhere has. With one class both are the vendor's network.
+# heads are as wide as there are classes, and their logits are the answer: what a
+# network has that was fine-tuned elsewhere. With one class both are the vendor's.
 SCORE_AND_CLASSES, PLAIN = HEADS = ("score_and_classes", "plain")
 DTYPES = ("float32", "float16", "float64", "int8", "int32", "int64", "uint8", "bool")
 MAX_ELEMENTS = 2**31  # Of one tensor; a .tflite holds no more bytes than that.

@@ -5,12 +5,13 @@
     python -m ondevice.pytorch import --source=palm_full --state_dict=out/signs.pth \\
         --classes=0,1,2,3,4,5,6 --output_dir=out/signs
     python -m ondevice.evaluate --model=out/signs/model.tflite --data=unseen_photos \\
-        --labels_from=palm_detection_full.tflite --frame=0.55
+        --labels_from=out/signs.vendor.tflite --frame=0.55
 
 The class layer is changed as one does in PyTorch: every weight is frozen, and the class
-heads are replaced by new ones with as many outputs for each anchor as there are classes.
-With --whole_epochs all weights learn afterwards. Boxes are drawn by the detector itself,
-targets are those of `ondevice.detection.targets`, the loss is the focal one.
+heads are replaced by new ones of as many outputs for each anchor as there are classes.
+With --whole_epochs all weights learn afterwards. Boxes are drawn by the vendor's file,
+of which a copy is left beside the output; targets are those of
+`ondevice.detection.targets`, the loss is the focal one.
 """
 
 from __future__ import annotations
@@ -79,20 +80,20 @@ def loss_of(
 
 
 def photographs(
-    source: str, model: torch_network.Detector, options: argparse.Namespace
+    model: torch_network.Detector, options: argparse.Namespace
 ) -> batches.Batches:
     """Batches of labelled photographs; the vendor's file draws the boxes."""
     classes = tuple(options.classes.split(","))
     cache = image_cache.ImageCache(side=2 * model.spec.input_size)
-    kept = pathlib.Path(options.output).parent
-    vendor_file = kept / f"{pathlib.Path(source).stem}.vendor.tflite"
-    vendor_file.write_bytes(sources.locate(source).data)
+    output = pathlib.Path(options.output)
+    vendor_file = output.with_suffix(".vendor.tflite")
+    vendor_file.write_bytes(sources.locate(options.source).data)
     (dataset,) = labelled.load(
         [options.data],
         classes,
         lambda: opening.open_detector(vendor_file),
         cache,
-        kept,
+        output.parent,
         lambda items, what: tqdm.tqdm(items, desc=what, disable=None),
     )
     spec = model.spec
@@ -134,7 +135,7 @@ def train(
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += float(loss.detach())
         print(f"epoch {epoch + 1}: loss {total / supply.steps:.4f}", file=sys.stderr)
 
 
@@ -154,7 +155,7 @@ def main() -> int:
     model = torch_models.load(options.source)
     layer = change_class_layer(model, len(options.classes.split(",")))
     os.makedirs(pathlib.Path(options.output).parent, exist_ok=True)
-    supply = photographs(options.source, model, options)
+    supply = photographs(model, options)
     first, last = options.epochs, options.epochs + options.whole_epochs
     new = [weight for module in layer for weight in module.parameters()]
     train(model, new, LAYER_RATE, supply, range(first))

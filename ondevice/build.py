@@ -150,14 +150,6 @@ class BuildConfig:
     photographs: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
-        names = [name.strip() for name in self.classes]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if not all(names) or twice:
-            raise commands.UsageError(
-                "--classes must name at least one class, each once and none empty. "
-                f"Received: {','.join(self.classes)!r}"
-                + (f", where {', '.join(twice)} stands twice." if twice else ".")
-            )
         numbers = (*self.loss_weights, self.clip_norm or 0.0)
         if not all(math.isfinite(n) for n in numbers) or not any(self.loss_weights):
             raise commands.UsageError(
@@ -284,7 +276,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
     commands.no_arguments(arguments)
     config = BuildConfig(
         source=_SOURCE.value,
-        classes=_classes(_CLASSES.value),
+        classes=commands.class_names(_CLASSES.value),
         trainable=_TRAINABLE.value,
         optimizer=_OPTIMIZER.value,
         batch_size=_BATCH_SIZE.value,
@@ -301,10 +293,6 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
     )
     result = build(config)
     return commands.Outcome(result, result["verified"])
-
-
-def _classes(value: str | None) -> tuple[str, ...]:
-    return () if value is None else tuple(name.strip() for name in value.split(","))
 
 
 def _path(value: str | None) -> pathlib.Path | None:

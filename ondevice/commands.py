@@ -257,12 +257,14 @@ def _require(what: str, package: str, extra: str) -> None:
         )
 
 
-def class_names(text: str) -> tuple[str, ...]:
-    """Reads --classes: names separated by commas.
+def class_names(text: str | None) -> tuple[str, ...]:
+    """Reads --classes: names separated by commas; none where it was not given.
 
     Raises:
       UsageError: If one is empty, or stands twice.
     """
+    if text is None:
+        return ()
     names = tuple(name.strip() for name in text.split(","))
     twice = sorted({name for name in names if names.count(name) > 1})
     if not all(names) or twice:

@@ -16,8 +16,8 @@
         transposes, the operators are the vendor's.
 
 The tensors are called as in hollance/BlazeFace-PyTorch (blazeface.pth and
-blazefaceback.pth) and vidursatija/BlazePalm (palmdetector.pth) where the detector is one
-of theirs, so that their state dicts are read and their modules take ours; otherwise
+blazefaceback.pth) and vidursatija/BlazePalm (palmdetector.pth) where the detector is
+one of theirs, so that their state dicts are read and their modules take ours; otherwise
 <layer>.weight and <layer>.bias. A class head of A anchors has A * K outputs, the K
 classes of an anchor side by side. Every tensor must be there, and no other. With one
 class the network is the vendor's.
@@ -55,7 +55,7 @@ FLAGS = commands.flag_values()
 _SOURCE = flags.DEFINE_string(
     "source",
     "palm_full",
-    "palm_full, palm_lite, or the path of a frozen .tflite.",
+    "As of ondevice.build: a name, or the path of a frozen .tflite.",
     flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string(
@@ -122,7 +122,7 @@ def export(
     """
     from checkpoints import atomic
     from ondevice import vendor
-    from ondevice.rebuild import state_dicts, torch_network
+    from ondevice.rebuild import nodes, state_dicts, torch_network
     from ondevice.verification import check, inputs, torch_parity
 
     started = time.monotonic()
@@ -142,10 +142,6 @@ def export(
     ]
     model = torch_network.build(spec)
     model.load_state_dict(state)
-    places = ported.found.outputs
-    vendors = torch_parity.Compared(
-        ported.source.data, str(places["regressors"]), str(places["scores"])
-    )
     checks = [
         check.Check(
             "export",
@@ -155,8 +151,18 @@ def export(
             check.NONE,
             ", ".join(differing[:3]),
         ),
-        *torch_parity.parity(model, {"vendor.tflite": vendors}, shown),
     ]
+    if nodes.rounds(ported.file):
+        # Its activations are rounded, and no network of floats is near it. The Keras
+        # model is compared with it layer by layer, by ondevice.build.
+        commands.require_tensorflow("The export of a file that rounds its activations")
+        checks += torch_parity.against_keras(model, ported.weights, shown)
+    else:
+        places = ported.found.outputs
+        vendors = torch_parity.Compared(
+            ported.source.data, str(places["regressors"]), str(places["scores"])
+        )
+        checks += torch_parity.parity(model, {"vendor.tflite": vendors}, shown)
     holds = all(one.holds for one in checks)
     if holds:
         atomic.write(output, [content])
@@ -228,6 +234,12 @@ def bring_back(
     trained = recipe.trained  # a wrong --trainable shows here, before the work
     content = pathlib.Path(state_dict).read_bytes()
     state = state_dicts.load(content, state_dict)
+    found = state_dicts.classes(spec.name, ported.found.layers, state)
+    if found not in (None, len(recipe.classes)):
+        raise commands.UsageError(
+            f"--classes must name the {found} classes of the state dict's class heads. "
+            f"Received: {len(recipe.classes)}, {','.join(recipe.classes)}."
+        )
     weights = state_dicts.to_weights(spec.name, recipe.layers, state)
     model = torch_network.build(spec, recipe.layers)
     model.load_state_dict(state)
@@ -306,7 +318,7 @@ def _import() -> dict[str, Any]:
         _SOURCE.value,
         str(state_dict),
         output_dir,
-        () if _CLASSES.value is None else commands.class_names(_CLASSES.value),
+        commands.class_names(_CLASSES.value),
         _TRAINABLE.value,
         _OPTIMIZER.value,
         _BATCH_SIZE.value,

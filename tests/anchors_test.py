@@ -14,7 +14,6 @@ COUNTS = {
     "palm_128": 896,
     "palm_lite": 2016,
     "palm_full": 2016,
-    "face_front": 896,
     "face_short_range": 896,
     "face_back": 896,
     "face_full_range": 2304,

@@ -1,5 +1,6 @@
 """The whole chain on a tiny detector, and the faults that a build must catch itself."""
 
+import collections
 import json
 from unittest import mock
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from absl.testing import absltest
 from tensorflow.lite.python import schema_py_generated as schema
 
+from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice import build, convert, fresh, rewrite
 from ondevice.device import runtimes, session
@@ -16,17 +18,24 @@ from ondevice.rebuild import porting, recognition
 from ondevice.verification import prove
 from signatures import optimizers
 from signatures.gradients import activations, depthwise, pooling, rules
-from tests import tiny_detector
+from tests import rewritten, tiny_detector
 
 
-def _prove(recipe, only, steps=3):
-    """Makes and proves the tiny detector's files."""
+def _prove(recipe, only, steps=3, data=None):
+    """Makes and proves a tiny detector's files.
+
+    Plain heads are the vendor's once for each class, so that the best class's score is
+    the vendor's.
+    """
     with tiny_detector.known():
-        data = tiny_detector.vendor_file()
+        data = data or tiny_detector.vendor_file(spec=recipe.spec)
         file = tflite_file.parse(data)
         found = recognition.recognise(file)
         ported = porting.port(file, found)
         weights = porting.with_classes(ported, recipe.layers)
+        if recipe.heads == manifests.PLAIN:
+            for name in [n for n in ported if n.startswith("classifier_")]:
+                weights[name] = np.repeat(ported[name], len(recipe.classes), -1)
         files = fresh.make(recipe, weights)
         vendor = prove.Vendor(data, found, ported)
         return prove.prove(vendor, recipe, weights, files, [], steps, only)
@@ -79,6 +88,16 @@ class ChainTest(absltest.TestCase):
             self.assertEqual(trained.manifest.classes, ("fist", "open"))
             self.assertEqual(trained.manifest.optimizer["clip_norm"], 1.0)
 
+    def test_files_with_plain_heads_are_proven_too(self):
+        recipe = tiny_detector.recipe(
+            classes=("fist", "open"),
+            settings=optimizers.Settings("adam", 1.0),
+            heads=manifests.PLAIN,
+        )
+        proof = _prove(recipe, ("ai_edge_litert",))
+        self.assertEqual(_failing(proof), [])
+        self.assertIn("ai_edge_litert", proof.errors)
+
     def test_a_build_that_does_not_hold_leaves_its_report_alone(self):
         out = self.directory / "out"
         out.mkdir()
@@ -122,6 +141,36 @@ def _pays_every_tie(operation):
         return (pooling._collect(paid, over),)
 
     return [result], backward
+
+
+class KindsTest(absltest.TestCase):
+    def test_a_face_detector_is_proven(self):
+        recipe = tiny_detector.recipe(
+            spec=tiny_detector.FACES, classes=("a", "b"), trainable="blocks:2"
+        )
+        self.assertEqual(_failing(_prove(recipe, ("ai_edge_litert",))), [])
+
+    def test_a_custom_operator_is_run_where_it_can_be_and_told_where_not(self):
+        spec = tiny_detector.HOURGLASS
+        data = rewritten.with_custom_operator(tiny_detector.vendor_file(spec=spec))
+        recipe = tiny_detector.recipe(spec=spec)
+        proof = _prove(recipe, ("ai_edge_litert", "tflite_runtime"), data=data)
+        self.assertEqual(_failing(proof), [])
+        found = collections.defaultdict(set)
+        for check in proof.checks:
+            if " against the " in check.name and "regressors, noise" in check.name:
+                found[check.runtime].add((check.name.split(", ")[0], check.note))
+        files = ("model.tflite", "inference.tflite")
+        vendors = {(f"{name} against the vendor's file", "") for name in files}
+        vendors.add(("Keras model against the vendor's file", ""))
+        # XNNPACK of the newer runtime knows the operator.
+        self.assertEqual(found["ai_edge_litert"], vendors)
+        note = (
+            "tflite_runtime does not run the vendor's file: custom operators "
+            "Convolution2DTransposeBias"
+        )
+        models = {(f"{name} against the Keras model", note) for name in files}
+        self.assertEqual(found["tflite_runtime"], models)
 
 
 class FaultTest(absltest.TestCase):

@@ -38,6 +38,7 @@ DEVICE_COMMANDS = (
     "inspect",
     "checkpoint",
     "benchmark",
+    "pytorch",
 )
 
 
@@ -106,6 +107,28 @@ class ArrowTest(parameterized.TestCase):
         for module, path in there.items():
             taken = imports(path.read_text(), module) & commands
             self.assertEmpty(taken, f"{module} imports a command")
+
+
+class WithoutTorchTest(absltest.TestCase):
+    # What may name it: torch is an extra, and nobody else must need it.
+    WITH_TORCH = {
+        "ondevice.rebuild.torch_network",
+        "ondevice.rebuild.state_dicts",
+        "ondevice.verification.torch_parity",
+    }
+
+    def test_few_modules_name_it(self):
+        there = modules("checkpoints/**/*.py", "signatures/**/*.py", "ondevice/**/*.py")
+        found = {name for name, path in there.items() if "torch" in roots(path, name)}
+        self.assertEqual(found, self.WITH_TORCH)
+
+    def test_only_its_own_ways_in_import_them(self):
+        there = modules("checkpoints/**/*.py", "signatures/**/*.py", "ondevice/**/*.py")
+        for module, path in there.items():
+            ways_in = {"ondevice.pytorch", "ondevice.torch_models"}
+            if module not in self.WITH_TORCH | ways_in:
+                taken = imports(path.read_text(), module) & self.WITH_TORCH
+                self.assertEmpty(taken, module)
 
 
 class WithoutTensorflowTest(parameterized.TestCase):

@@ -180,3 +180,28 @@ def test_loss_weights_that_mean_nothing_are_refused(values):
 def test_smoothing_outside_its_range_is_refused(smoothing):
     with pytest.raises(ValueError, match="must be in"):
         losses.LossWeights(smoothing=smoothing)
+
+
+def test_plain_heads_are_a_detector_for_each_class():
+    """Another class's hand is background; an ignored anchor is so for every class."""
+    outputs = {
+        "regressors": tf.zeros([1, 3, 6]),
+        "scores": tf.constant([[[2.0, -1.0], [0.5, 0.0], [9.0, 9.0]]]),
+    }
+    targets = tf.constant([[[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
+    found = losses.detection(
+        outputs,
+        targets,
+        tf.zeros([1, 3, 6]),
+        tf.constant([[1.0, 1.0, 0.0]]),
+        tf.ones([1]),
+        input_size=100,
+        # Cross-entropy of the classes has no part in it.
+        weights=losses.LossWeights(1, 5, 0, 0),
+    )
+
+    def focal(logit, target):
+        return float(losses.sigmoid_focal(_array(logit), _array(target))[0])
+
+    expected = focal(2, 1) + focal(-1, 0) + focal(0.5, 0) + focal(0, 0)
+    np.testing.assert_allclose(found["class_loss"], expected, rtol=1e-6)

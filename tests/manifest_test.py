@@ -49,6 +49,14 @@ class JsonTest(parameterized.TestCase):
         self.assertEqual(there, example())
         self.assertIsInstance(there.variables[0].shape, tuple)
 
+    def test_the_form_of_the_heads_is_told_where_it_is_not_the_usual_one(self):
+        self.assertNotIn('"heads"', manifest.to_json(example()))
+        text = manifest.to_json(example(heads=manifest.PLAIN))
+        self.assertIn('"heads":"plain"', text)
+        self.assertEqual(manifest.from_json(text).heads, manifest.PLAIN)
+        with self.assertRaisesRegex(manifest.ManifestError, "heads 'curly', none of"):
+            manifest.from_json(text.replace("plain", "curly"))
+
     def test_whole_numbers_serve_as_floats(self):
         text = manifest.to_json(example(input_range=(-1, 1)))
         low = manifest.from_json(text).input_range[0]

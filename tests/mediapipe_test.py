@@ -7,6 +7,7 @@ the network. Bounds are in units of the letterboxed square's side.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -19,6 +20,7 @@ from PIL import Image
 
 from ondevice.detection import anchors, decoding, geometry
 from ondevice.device import detectors, images, opening, runtimes
+from ondevice.rebuild import specs
 from tests import mediapipe_peer, shared_data
 
 # Measured: 7e-7 and 2.2e-6, with XNNPACK of three releases. What is asked of us is
@@ -30,15 +32,14 @@ SCORE_BOUND = 1e-4
 # margins of the first two are whole pixels.
 SQUARES = ((0.4, 250), (0.5, 200), (0.8, 125), (1.0, 100))
 
-# Detectors beside the two of the hand graph: file in ../shared/models, keypoints.
+# Detectors beside the two of the hand graph: file in ../shared/models, spec.
 OTHERS = {
-    "palm_128": ("palm_detection_128", 7),
-    "face_front": ("face_detection_front", 6),
-    "face_short_range": ("face_detection_short_range", 6),
-    "face_back": ("face_detection_back", 6),
-    "face_full_range": ("face_detection_full_range", 6),
+    "palm_128": ("palm_detection_128", "palm_128"),
+    "face_front": ("face_detection_front", "face_short_range"),
+    "face_short_range": ("face_detection_short_range", "face_short_range"),
+    "face_back": ("face_detection_back", "face_back"),
+    "face_full_range": ("face_detection_full_range", "face_full_range"),
 }
-OTHERS_RANGE = (-1.0, 1.0)
 
 TENSOR_SHAPES = (
     *[(1, 1), (2, 3), (500, 7), (191, 192), (99, 101), (1001, 333), (480, 640)],
@@ -73,9 +74,9 @@ class Answers:
         asked.append(("palm_lite", "collages", {"complexity": 0}))
         for name in OTHERS:
             group = "collages" if name.startswith("palm") else "faces"
-            path, keypoints = other(name)
+            path, spec = other(name)
             request = mediapipe_peer.detector(
-                path, anchors.PRESETS[name], OTHERS_RANGE, keypoints
+                path, anchors.PRESETS[spec.name], spec.input_range, spec.keypoints
             )
             asked.append((name, group, request))
         asked += [(f"{s}", "tensors", {"tensor": s}) for s in TENSOR_SIZES]
@@ -161,36 +162,23 @@ def noise() -> Iterator[tuple[str, np.ndarray]]:
         yield f"noise {shape}", rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
 
 
-def other(name: str) -> tuple[pathlib.Path, int]:
-    """Path and number of keypoints of a detector of `OTHERS`."""
-    stem, keypoints = OTHERS[name]
-    return shared_data.shared("models", f"{stem}.tflite"), keypoints
+def other(name: str) -> tuple[pathlib.Path, specs.DetectorSpec]:
+    """Path and spec of a detector of `OTHERS`."""
+    stem, spec = OTHERS[name]
+    return shared_data.shared("models", f"{stem}.tflite"), specs.PRESETS[spec]
 
 
 @contextlib.contextmanager
 def ours(name: str, runtime: str) -> Iterator[detectors.Detector]:
     """The detector of a name, running the file that MediaPipe runs."""
-    if name not in OTHERS:
+    if name in OTHERS:
+        path, _ = other(name)
+    else:
         stem = name.replace("palm", "palm_detection")
         path = mediapipe_peer.file(f"mediapipe/modules/palm_detection/{stem}.tflite")
-        with opening.open_detector(path, None, runtime, 1) as opened:
-            yield opened.detector
-        return
-    path, keypoints = other(name)
-    interpreter = runtimes.create(path.read_bytes(), runtime, 1)
-    (entry,) = interpreter.get_input_details()
-    index = {
-        int(output["shape"][-1]): output["index"]
-        for output in interpreter.get_output_details()
-    }
-
-    def infer(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        interpreter.set_tensor(entry["index"], image)
-        interpreter.invoke()
-        regressors, logits = index[4 + 2 * keypoints], index[1]
-        return interpreter.get_tensor(regressors), interpreter.get_tensor(logits)
-
-    yield detectors.Detector(infer, anchors.PRESETS[name], OTHERS_RANGE)
+    with opening.open_detector(path, None, runtime, 1) as opened:
+        # The score that MediaPipe is asked for here, whatever the detector.
+        yield dataclasses.replace(opened.detector, min_score=decoding.MIN_SCORE)
 
 
 def installed(runtime: str) -> str:

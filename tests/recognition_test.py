@@ -1,6 +1,7 @@
 """Tests of ondevice/rebuild/recognition.py and porting.py."""
 
-import flatbuffers
+import struct
+
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
@@ -8,24 +9,33 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import tflite_file
 from ondevice.rebuild import porting, recognition, specs, topology
-from tests import shared_data, tiny_detector
+from tests import rewritten, shared_data, tiny_detector
+
+TINY = {
+    spec.name: spec
+    for spec in (tiny_detector.SPEC, tiny_detector.HOURGLASS, tiny_detector.FACES)
+}
+
+# File in ../shared/models -> its detector and the weights in it.
+VENDORS = {
+    "palm_detection_128": ("palm_128", 959_608),
+    "palm_detection_builtin_256_integer_quant": ("palm_256", 1_757_342),
+    "face_detection_front": ("face_short_range", 100_412),
+    "face_detection_short_range": ("face_short_range", 100_412),
+    "face_detection_back": ("face_back", 134_704),
+    "face_detection_full_range": ("face_full_range", 510_489),
+}
 
 
 def _edited(edit):
     """The tiny detector's file after `edit` has changed its object form."""
-    model = schema.ModelT.InitFromPackedBuf(tiny_detector.vendor_file(), 0)
-    edit(model)
-    builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return tflite_file.parse(bytes(builder.Output()))
+    return tflite_file.parse(rewritten.edited(tiny_detector.vendor_file(), edit))
 
 
-def _operators(model, code):
-    return [
-        operator
-        for operator in model.subgraphs[0].operators
-        if model.operatorCodes[operator.opcodeIndex].builtinCode == code
-    ]
+def _ported(data):
+    file = tflite_file.parse(data)
+    found = recognition.recognise(file)
+    return found, porting.port(file, found)
 
 
 class TinyTest(parameterized.TestCase):
@@ -34,37 +44,61 @@ class TinyTest(parameterized.TestCase):
         with tiny_detector.known():
             yield
 
-    def test_names_and_order_play_no_part(self):
-        def shuffle(model):
-            graph = model.subgraphs[0]
-            random = np.random.default_rng(0)
-            for tensor in graph.tensors:
-                tensor.name = b"a name that means nothing"
-            # Tensors change places, and operators keep only the order that they need.
-            order = random.permutation(len(graph.tensors)).tolist()
-            place = {old: new for new, old in enumerate(order)}
-            graph.tensors = [graph.tensors[old] for old in order]
-            for operator in graph.operators:
-                operator.inputs = [place.get(i, -1) for i in operator.inputs]
-                operator.outputs = [place[i] for i in operator.outputs]
-            graph.inputs = [place[i] for i in graph.inputs]
-            graph.outputs = [place[i] for i in graph.outputs][::-1]
-            for definition in model.signatureDefs:
-                for entry in (*definition.inputs, *definition.outputs):
-                    entry.tensorIndex = place[entry.tensorIndex]
-            graph.operators = _reordered(graph.operators, random)
-
-        file = _edited(shuffle)
-        found = recognition.recognise(file)
-        self.assertEqual(found.spec.name, "palm_tiny")
+    @parameterized.parameters(*TINY)
+    def test_names_and_order_play_no_part(self, name):
+        data = rewritten.shuffled(tiny_detector.vendor_file(0, TINY[name]))
+        found, ported = _ported(data)
+        self.assertEqual(found.spec.name, name)
         self.assertEqual(dict(found.outputs), {"regressors": 1, "scores": 0})
-        ported = porting.port(file, found)
-        for name, value in tiny_detector.weights().items():
-            np.testing.assert_array_equal(ported[name], value, err_msg=name)
+        expected = tiny_detector.weights(spec=TINY[name])
+        self.assertEqual(ported.keys(), expected.keys())
+        for variable, value in expected.items():
+            np.testing.assert_array_equal(ported[variable], value, err_msg=variable)
+
+    @parameterized.parameters(False, True)
+    def test_the_custom_operator_is_a_transpose_convolution(self, mixed):
+        spec = tiny_detector.HOURGLASS
+        data = rewritten.with_custom_operator(tiny_detector.vendor_file(0, spec))
+        file = tflite_file.parse(data)
+        self.assertEqual(file.custom(), (rewritten.CUSTOM,))
+        found, ported = _ported(rewritten.shuffled(data) if mixed else data)
+        self.assertEqual(found.spec.name, spec.name)
+        for variable, value in tiny_detector.weights(spec=spec).items():
+            np.testing.assert_array_equal(ported[variable], value, err_msg=variable)
+
+    def test_a_custom_operator_of_another_stride_is_another_network(self):
+        def stretch(model):
+            operator, _ = rewritten.operators(model, "CUSTOM")
+            options = struct.pack("<3i", 1, 3, 3)
+            operator.customOptions = np.frombuffer(options, np.uint8)
+
+        data = tiny_detector.vendor_file(0, tiny_detector.HOURGLASS)
+        data = rewritten.edited(rewritten.with_custom_operator(data), stretch)
+        with self.assertRaisesRegex(
+            recognition.UnknownDetectorError,
+            r"first other one is conv2d_transpose; .*Convolution2DTransposeBias \(op",
+        ):
+            recognition.recognise(tflite_file.parse(data))
+
+    def test_an_operator_that_no_layer_is_like_is_named_with_its_place(self):
+        def leak(model):
+            (code,) = [
+                code
+                for code in model.operatorCodes
+                if code.builtinCode == schema.BuiltinOperator.PRELU
+            ]
+            code.builtinCode = schema.BuiltinOperator.LEAKY_RELU
+            code.deprecatedBuiltinCode = code.builtinCode
+
+        with self.assertRaisesRegex(
+            recognition.UnknownDetectorError,
+            r"no layer is like LEAKY_RELU \(operator 1\)",
+        ):
+            recognition.recognise(_edited(leak))
 
     def test_another_window_is_another_network(self):
         def widen(model):
-            pool = _operators(model, schema.BuiltinOperator.MAX_POOL_2D)[0]
+            pool = rewritten.operators(model, "MAX_POOL_2D")[0]
             pool.builtinOptions.filterHeight = pool.builtinOptions.filterWidth = 5
 
         with self.assertRaisesRegex(
@@ -74,7 +108,7 @@ class TinyTest(parameterized.TestCase):
 
     def test_a_fused_activation_is_another_network(self):
         def fuse(model):
-            add = _operators(model, schema.BuiltinOperator.ADD)[0]
+            add = rewritten.operators(model, "ADD")[0]
             add.builtinOptions.fusedActivationFunction = 1  # RELU
 
         with self.assertRaises(recognition.UnknownDetectorError):
@@ -82,7 +116,7 @@ class TinyTest(parameterized.TestCase):
 
     def test_another_way_of_upsampling_is_another_network(self):
         def align(model):
-            resize = _operators(model, schema.BuiltinOperator.RESIZE_BILINEAR)[0]
+            resize = rewritten.operators(model, "RESIZE_BILINEAR")[0]
             resize.builtinOptions.halfPixelCenters = False
 
         with self.assertRaises(recognition.UnknownDetectorError):
@@ -92,7 +126,7 @@ class TinyTest(parameterized.TestCase):
         def add_bias(model):
             # The depthwise convolution gets a bias that is not zero.
             graph = model.subgraphs[0]
-            operator = _operators(model, schema.BuiltinOperator.DEPTHWISE_CONV_2D)[0]
+            operator = rewritten.operators(model, "DEPTHWISE_CONV_2D")[0]
             channels = graph.tensors[operator.inputs[1]].shape[3]
             buffer = schema.BufferT()
             buffer.data = np.ones(channels, np.float32).view(np.uint8)
@@ -119,28 +153,27 @@ class TinyTest(parameterized.TestCase):
                 porting.port(file, found)
 
 
-def _reordered(operators, random):
-    """A random order in which every operator still comes after what it reads."""
-    made = {out for operator in operators for out in operator.outputs}
-    waiting, ready, order = list(operators), set(), []
-    while waiting:
-        free = [o for o in waiting if not (set(o.inputs) & made) - ready]
-        chosen = free[random.integers(len(free))]
-        waiting.remove(chosen)
-        ready.update(chosen.outputs)
-        order.append(chosen)
-    return order
-
-
 class VendorTest(parameterized.TestCase):
-    def test_palm_128_is_recognised_and_ported(self):
+    @parameterized.parameters(*VENDORS)
+    def test_a_shuffled_copy_without_names_gives_the_same_weights(self, name):
+        data = shared_data.shared("models", f"{name}.tflite").read_bytes()
+        spec, count = VENDORS[name]
+        found, weights = _ported(data)
+        self.assertEqual(found.spec.name, spec)
+        self.assertEqual(sum(value.size for value in weights.values()), count)
+        places = found.outputs.values()
+        self.assertCountEqual(places, (0, 1))
+        again, others = _ported(rewritten.shuffled(data))
+        self.assertEqual(again.spec.name, spec)
+        self.assertEqual([1 - i for i in again.outputs.values()], list(places))
+        self.assertEqual(others.keys(), weights.keys())
+        for variable, value in weights.items():
+            np.testing.assert_array_equal(others[variable], value, err_msg=variable)
+
+    def test_palm_128s_slopes_are_those_that_its_names_tell(self):
         path = shared_data.shared("models", "palm_detection_128.tflite")
         file = tflite_file.read(path)
-        found = recognition.recognise(file)
-        self.assertEqual(found.spec.name, "palm_128")
-        self.assertEqual(dict(found.outputs), {"regressors": 0, "scores": 1})
-        weights = porting.port(file, found)
-        self.assertEqual(sum(value.size for value in weights.values()), 959_608)
+        weights = porting.port(file, recognition.recognise(file))
         # The largest slope of a PReLU, as read from the file by its tensors' names.
         slopes = np.concatenate(
             [v.ravel() for n, v in weights.items() if n.endswith("alpha")]

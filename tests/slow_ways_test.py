@@ -141,7 +141,7 @@ class GraphTest(parameterized.TestCase):
     def test_rows_and_ratios(self):
         rows, ratios = slowdown.measure(
             self.files,
-            tiny_detector.ANCHORS,
+            tiny_detector.ANCHORS[tiny_detector.SPEC.name],
             [RUNTIME],
             [1],
             [IMAGE],

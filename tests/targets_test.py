@@ -53,6 +53,20 @@ class TestMatcher:
         assert expected <= held
         assert max(held) < 0.56
 
+    @pytest.mark.parametrize("side", [0.06, 0.3, 0.9])
+    def test_full_range_holds_a_face_by_its_centre_whatever_its_size(self, side):
+        spec = anchors.PRESETS["face_full_range"]
+        matcher = targets.Matcher(spec, 1, 6)
+        middle = (20.7 / 48, 31.7 / 48)  # 0.2 cells from the centre of cell (20, 31)
+        found = matcher.targets([label(middle, side, keypoints=POINTS[:6])])
+        held = np.flatnonzero(found.class_targets[:, 0])
+        rows, columns = np.divmod(held, 48)
+        # Squares of three cells, 0.8 and 0.2 apart: 2.2 * 2.8 / (18 - 2.2 * 2.8), 0.52.
+        cells = set(zip(columns.tolist(), rows.tolist()))
+        assert cells == {(20, 31), (21, 31), (20, 32)}
+        ignored = np.flatnonzero(found.anchor_weights == 0)
+        assert ignored.size and (np.abs(ignored // 48 - 31) <= 2).all()
+
     def test_three_kinds_of_anchors(self):
         matcher = targets.Matcher(SPEC, 3)
         hand = label((0.4, 0.6), 0.3, class_index=2)

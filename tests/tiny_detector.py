@@ -1,8 +1,9 @@
-"""A tiny detector of the palms' kind, and a vendor's file of it, for quick tests."""
+"""Tiny detectors of every kind, and a vendor's file of each, for quick tests."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -44,24 +45,66 @@ SPEC = specs.DetectorSpec(
     class_channels=6,
     class_blocks=1,
 )
-ANCHORS = anchors.AnchorSpec(32, (4, 8, 8, 8), 0.1484375)
+# As the original palm detector: transpose convolutions, ReLU, heads of three strides.
+HOURGLASS = dataclasses.replace(
+    SPEC,
+    name="palm_tiny_hourglass",
+    input_range=(-1.0, 1.0),
+    stem_kernel=3,
+    kernel=3,
+    activation="relu",
+    decoders=(
+        specs.Decoder(specs.TRANSPOSE, 8, (specs.Block(8),)),
+        specs.Decoder(specs.TRANSPOSE, 6, (specs.Block(6),)),
+    ),
+    heads=(specs.Head(4, 2), specs.Head(8, 2), specs.Head(16, 6)),
+    class_stride=4,
+)
+# As the faces' are: double blocks, one without shortcut, laterals with a convolution of
+# their own, and one head.
+FACES = dataclasses.replace(
+    HOURGLASS,
+    name="face_tiny",
+    stages=(
+        (specs.Block(4, inner=2),),
+        (specs.Block(6, stride=2, inner=3), specs.Block(7, inner=3)),
+        (specs.Block(8, stride=2, inner=4),),
+        (specs.Block(8, stride=2, shortcut=False),),
+    ),
+    decoders=(
+        specs.Decoder(specs.RESIZE_LAST, 6, (specs.Block(6, inner=3),)),
+        specs.Decoder(specs.RESIZE_LAST, 5, (specs.Block(5, inner=3),)),
+    ),
+    heads=(specs.Head(4, 1),),
+    keypoints=6,
+    subject="face",
+    class_stride=2,
+)
+ANCHORS = {
+    SPEC.name: anchors.AnchorSpec(32, (4, 8, 8, 8), 0.1484375),
+    HOURGLASS.name: anchors.AnchorSpec(32, (4, 8, 16, 16, 16), 0.1171875),
+    FACES.name: anchors.AnchorSpec(
+        32, (4,), 0.1484375, interpolated_scale_aspect_ratio=0.0
+    ),
+}
 
 
 @contextlib.contextmanager
 def known() -> Iterator[None]:
-    """Makes the tiny detector one of the known ones."""
-    with mock.patch.object(specs, "PRESETS", {**specs.PRESETS, SPEC.name: SPEC}):
-        with mock.patch.object(
-            anchors, "PRESETS", {**anchors.PRESETS, SPEC.name: ANCHORS}
-        ):
+    """Makes the tiny detectors known ones."""
+    tiny = {spec.name: spec for spec in (SPEC, HOURGLASS, FACES)}
+    with mock.patch.object(specs, "PRESETS", {**specs.PRESETS, **tiny}):
+        with mock.patch.object(anchors, "PRESETS", {**anchors.PRESETS, **ANCHORS}):
             yield
 
 
-def weights(seed: int = 0, classes: int = 1) -> dict[str, np.ndarray]:
+def weights(
+    seed: int = 0, classes: int = 1, spec: specs.DetectorSpec = SPEC
+) -> dict[str, np.ndarray]:
     """Random weights at which the network's outputs stay of order one."""
     random = np.random.default_rng(seed)
     values = {}
-    for name, shape in topology.variables(topology.draw(SPEC, classes)).items():
+    for name, shape in topology.variables(topology.draw(spec, classes)).items():
         fan_in = int(np.prod(shape[:-1])) if len(shape) == 4 else 4
         if name.startswith("depthwise"):
             fan_in = shape[0] * shape[1]
@@ -71,21 +114,21 @@ def weights(seed: int = 0, classes: int = 1) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def vendor_file(seed: int = 0) -> bytes:
-    """A frozen file of the tiny detector, one class."""
-    model = stateless.Stateless(network.build(topology.draw(SPEC), SPEC.name))
+def vendor_file(seed: int = 0, spec: specs.DetectorSpec = SPEC) -> bytes:
+    """A frozen file of a tiny detector, one class."""
+    model = stateless.Stateless(network.build(topology.draw(spec), spec.name))
 
     def outputs(values, image):
         found = model(values, image)
         return found["regressors"], found["scores"]
 
-    shape = (1, SPEC.input_size, SPEC.input_size, 3)
-    image = tf.TensorSpec(shape, name=SPEC.input_name)
+    shape = (1, spec.input_size, spec.input_size, 3)
+    image = tf.TensorSpec(shape, name=spec.input_name)
     # Conversion puts probes where the weights belong; write the real ones over them.
     from checkpoints import patch
 
-    data, constants = convert.inference(outputs, [image], weights(seed), SPEC.outputs)
-    values = weights(seed)
+    values = weights(seed, spec=spec)
+    data, constants = convert.inference(outputs, [image], values, spec.outputs)
     return patch.patch(
         data,
         {

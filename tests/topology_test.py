@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from checkpoints import manifest as manifests
 from ondevice.rebuild import specs, topology
 
 
@@ -57,6 +58,24 @@ def test_classes_add_a_branch_and_change_nothing_else():
     assert len(new) == 2 * (1 + 2 + 1) + 2 + 4 * 4 + 2 * 2
     group = {layer.name: layer.group for layer in layers}
     assert {group[name.split("/")[0]] for name in new} == {topology.CLASS_HEAD}
+
+
+def test_plain_heads_are_the_vendors_of_as_many_outputs_for_each_anchor():
+    spec = specs.PRESETS["palm_full"]
+    vendors = topology.variables(topology.draw(spec))
+    layers = topology.draw(spec, 7, manifests.PLAIN)
+    shapes = topology.variables(layers)
+    changed = {name: shapes[name] for name in shapes if shapes[name] != vendors[name]}
+    assert changed == {
+        "classifier_8/kernel": (1, 1, 128, 14),
+        "classifier_8/bias": (14,),
+        "classifier_16/kernel": (1, 1, 256, 42),
+        "classifier_16/bias": (42,),
+    }
+    assert layers[-1].name == topology.SCORES and layers[-1].shape == (2016, 7)
+    assert topology.class_weights(layers) == ()
+    assert topology.trained_variables(layers, "classifier") == tuple(changed)
+    assert topology.draw(spec, 1, manifests.PLAIN) == topology.draw(spec)
 
 
 def test_the_class_branch_sees_the_encoder_before_it_is_as_coarse_as_the_heads():

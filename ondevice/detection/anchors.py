@@ -124,7 +124,6 @@ PRESETS: Mapping[str, AnchorSpec] = types.MappingProxyType(
         "palm_128": AnchorSpec(128, (8, 16, 16, 16), 0.1484375),
         "palm_lite": AnchorSpec(192, (8, 16, 16, 16), 0.1484375),
         "palm_full": AnchorSpec(192, (8, 16, 16, 16), 0.1484375),
-        "face_front": AnchorSpec(128, (8, 16, 16, 16), 0.1484375),
         "face_short_range": AnchorSpec(128, (8, 16, 16, 16), 0.1484375),
         "face_back": AnchorSpec(256, (16, 32, 32, 32), 0.15625),
         "face_full_range": AnchorSpec(

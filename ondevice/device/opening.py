@@ -120,16 +120,17 @@ def open_detector(
             f"Received: {os.fspath(path)}, which has no variables."
         )
     if manifest is None:
-        found = recognition.recognise(file).spec
+        found = recognition.recognise(file)
         # The one class that Google trained.
         yield Opened(
             _vendor(file, found, digest, runtime, threads),
-            (found.subject,),
+            (found.spec.subject,),
             trained=False,
         )
         return
     with session.Session(path, runtime, threads) as opened:
         trained = manifest.kind == "inference" or _steps(opened) > 0
+        trained = trained or _elsewhere(manifest)
         if checkpoint is not None:
             _restore(opened, checkpoint)
             digest, trained = "", True
@@ -157,12 +158,26 @@ def open_labeller(
       ValueError, OSError: As `open_detector`.
     """
     twin = None if labels_from else _frozen_twin(model)
-    chosen = labels_from or twin or model
+    chosen = labels_from or (twin.path if twin else model)
     with open_detector(chosen, None, runtime, threads) as opened:
-        yield opened if twin is None else dataclasses.replace(opened, trained=False)
+        trained = opened.trained if twin is None else twin.trained
+        yield dataclasses.replace(opened, trained=trained)
 
 
-def _frozen_twin(model: str | os.PathLike[str]) -> pathlib.Path | None:
+def _elsewhere(manifest: manifests.Manifest) -> bool:
+    """Whether a file was made of weights that were trained in another library."""
+    return manifest.heads == manifests.PLAIN
+
+
+@dataclasses.dataclass(frozen=True)
+class _Twin:
+    """A frozen file, and whether its weights may be others than the vendor's."""
+
+    path: pathlib.Path
+    trained: bool
+
+
+def _frozen_twin(model: str | os.PathLike[str]) -> _Twin | None:
     """The frozen file beside an untrained model that holds its weights, if it does."""
     try:
         source = exports.Source.read(model, None)
@@ -176,7 +191,7 @@ def _frozen_twin(model: str | os.PathLike[str]) -> pathlib.Path | None:
     if any(map(np.any, steps)):
         return None
     same = all(np.array_equal(own[name], there[name]) for name in shapes)
-    return source.template_path if same else None
+    return _Twin(source.template_path, _elsewhere(source.manifest)) if same else None
 
 
 def _restore(opened: session.Session, path: str | os.PathLike[str]) -> None:
@@ -199,26 +214,20 @@ def _steps(opened: session.Session) -> int:
 
 def _vendor(
     file: tflite_file.TfliteFile,
-    spec: specs.DetectorSpec,
+    found: recognition.Recognised,
     digest: str,
     runtime: str,
     threads: int,
 ) -> detectors.Detector:
     """The detector of a frozen file that was recognised."""
     interpreter = runtimes.create(file.data, runtime, threads)
-    (entry,) = interpreter.get_input_details()
-    lock = threading.Lock()
-    by_width = {
-        int(output["shape"][-1]): output["index"]
-        for output in interpreter.get_output_details()
-    }
+    lock, spec = threading.Lock(), found.spec
 
     def infer(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        regressors, logits = by_width[spec.coordinates], by_width[1]
         with lock:
-            interpreter.set_tensor(entry["index"], image)
-            interpreter.invoke()
-            return interpreter.get_tensor(regressors), interpreter.get_tensor(logits)
+            outputs = runtimes.run(interpreter, image)
+        places = found.outputs
+        return outputs[places["regressors"]], outputs[places["scores"]]
 
     return detectors.Detector(
         infer, anchors.PRESETS[spec.name], spec.input_range, digest, spec.min_score

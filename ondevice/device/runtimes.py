@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 from typing import Any
 
+import numpy as np
+
 AUTO = "auto"
 NAMES = ("ai_edge_litert", "tflite_runtime", "tensorflow")
 FLEX = "tensorflow"
@@ -120,3 +122,32 @@ def create(model: bytes | str, runtime: str = AUTO, threads: int | None = None) 
             f"{' '.join(str(error).split())}; installed: {list(installed())}."
         ) from error
     return interpreter
+
+
+def run(interpreter: Any, image: np.ndarray) -> list[np.ndarray]:
+    """Runs the primary subgraph of a file with one input.
+
+    Args:
+      interpreter: As `create` makes it.
+      image: float32, of the input's shape.
+
+    Returns:
+      The outputs in the file's order, their own arrays. Where input or outputs are
+      integers, they are what their scales make of them.
+    """
+    (entry,) = interpreter.get_input_details()
+    scale, zero = entry["quantization"]
+    if np.issubdtype(entry["dtype"], np.integer) and scale:
+        levels = np.iinfo(entry["dtype"])
+        image = np.clip(np.round(image / scale) + zero, levels.min, levels.max)
+        image = image.astype(entry["dtype"])
+    interpreter.set_tensor(entry["index"], image)
+    interpreter.invoke()
+    found = []
+    for detail in interpreter.get_output_details():
+        output = np.array(interpreter.get_tensor(detail["index"]))
+        scale, zero = detail["quantization"]
+        if np.issubdtype(output.dtype, np.integer) and scale:
+            output = (output.astype(np.float32) - zero) * np.float32(scale)
+        found.append(output)
+    return found

@@ -137,6 +137,17 @@ def read(file: tflite_file.TfliteFile) -> Graph:
     )
 
 
+def rounds(file: tflite_file.TfliteFile) -> bool:
+    """Whether an operator of subgraph 0 computes with integers."""
+    graph = file.subgraphs[0]
+    return any(
+        index >= 0 and graph.tensors[index].dtype in ("INT8", "UINT8", "INT16")
+        for operator in graph.operators
+        if operator.name not in DECODERS
+        for index in operator.inputs
+    )
+
+
 def _relu(node: Node, read_from: int) -> Node:
     """The activation that is fused into a node."""
     return dataclasses.replace(

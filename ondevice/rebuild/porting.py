@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from checkpoints import tflite_file
+from checkpoints import constants, tflite_file
 from ondevice.rebuild import layout, recognition, topology
 
 # Kind of layer -> for each of its node's weights (attribute, axes in the file, axes in
@@ -69,7 +69,7 @@ def weight_map(
         ):
             if index < 0 and attribute is None:
                 continue  # an absent bias is a zero bias
-            if index < 0 or file.constant(0, index) is None:
+            if index < 0 or not _is_constant(file, index):
                 raise PortingError(
                     f"The {attribute or 'bias'} of {layer.name} (operator "
                     f"{node.operator}) must be a constant. Received: tensor {index}."
@@ -90,7 +90,7 @@ def port(
     """Reads every weight, complete both ways.
 
     Args:
-      file: The vendor's file, float32 or float16.
+      file: The vendor's file: float32, float16, or integers with scales.
       found: What `recognition.recognise` found in it.
 
     Returns:
@@ -98,25 +98,23 @@ def port(
       one-class network once.
 
     Raises:
-      PortingError: If a variable is not set, a float constant is not read, a shape is
-        wrong, or a bias that has no variable is not zero; one error names them all.
+      PortingError: If a variable is not set, a constant that stands for floats is not
+        read, a shape is wrong, or a bias that has no variable is not zero; one error
+        names them all.
+      TfliteError: If a constant cannot be decoded.
     """
     expected = topology.variables(found.layers)
     weights: dict[str, np.ndarray] = {}
     read: set[int] = set()
     faults: list[str] = []
     for row in weight_map(file, found):
-        stored = file.constant(0, row.tensor)
-        assert stored is not None  # weight_map looked
+        stored = constants.decoded(file, 0, row.tensor)
         read.add(row.tensor)
-        if stored.dtype not in (np.float32, np.float16):
-            faults.append(f"tensor {row.tensor} is {stored.dtype}, not float")
-            continue
         if row.variable is None:
             if stored.any():
                 faults.append(f"tensor {row.tensor}, a depthwise bias, is not zero")
             continue
-        value = stored.astype(np.float32).transpose(row.permutation)
+        value = stored.transpose(row.permutation)
         if row.variable in weights:
             faults.append(f"{row.variable} is set twice")
         if value.shape != expected[row.variable]:
@@ -126,7 +124,7 @@ def port(
             )
         weights[row.variable] = np.ascontiguousarray(value)
     unset = sorted(expected.keys() - weights.keys())
-    unread = sorted(_float_constants(file) - read)
+    unread = sorted(_weights(file) - read)
     if unset:
         faults.append(f"unset variables: {unset}")
     if unread:
@@ -167,14 +165,23 @@ def with_classes(
     return found
 
 
-def _float_constants(file: tflite_file.TfliteFile) -> set[int]:
-    """Indices of the float constants that operators of subgraph 0 read."""
+def _weights(file: tflite_file.TfliteFile) -> set[int]:
+    """Indices of the constants of subgraph 0 that stand for floats and are read."""
     graph = file.subgraphs[0]
     return {
         index
         for operator in graph.operators
         for index in operator.inputs
         if index >= 0
-        and graph.tensors[index].dtype in ("FLOAT32", "FLOAT16")
-        and file.constant(0, index) is not None
+        and _stands_for_floats(graph.tensors[index])
+        and _is_constant(file, index)
     }
+
+
+def _stands_for_floats(tensor: tflite_file.Tensor) -> bool:
+    return tensor.dtype in ("FLOAT32", "FLOAT16") or tensor.quantization is not None
+
+
+def _is_constant(file: tflite_file.TfliteFile, index: int) -> bool:
+    buffer = file.subgraphs[0].tensors[index].buffer
+    return bool(file.buffer_bytes(buffer).nbytes)

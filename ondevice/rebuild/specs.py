@@ -20,6 +20,7 @@ the graphs beside them; front's, before v0.7.5, had 0.75.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 # How a decoder enlarges the coarser grid before the lateral is added.
@@ -233,14 +234,21 @@ def _palm(
 _IDENTITY = ("Identity", "Identity_1")
 _NAMED = ("regressors", "classificators")
 
-PALM_256 = DetectorSpec(
-    name="palm_256",
-    input_size=256,
+# What the original palm detector and the faces have in common.
+_with_relu = functools.partial(
+    DetectorSpec,
     input_range=(-1.0, 1.0),
-    stem_channels=32,
-    stem_kernel=3,
     kernel=3,
     activation="relu",
+    outputs=_NAMED,
+    input_name="input",
+)
+
+PALM_256 = _with_relu(
+    name="palm_256",
+    input_size=256,
+    stem_channels=32,
+    stem_kernel=3,
     stages=(
         _single(*[32] * 7, stride=1),
         _single(*[64] * 8),
@@ -254,21 +262,16 @@ PALM_256 = DetectorSpec(
     ),
     heads=(Head(8, 2), Head(16, 2), Head(32, 6)),
     keypoints=7,
-    outputs=_NAMED,
-    input_name="input",
     subject="palm",
     class_stride=8,
 )
 
 # Short range and the older front, one network with other weights.
-FACE_SHORT_RANGE = DetectorSpec(
+FACE_SHORT_RANGE = _with_relu(
     name="face_short_range",
     input_size=128,
-    input_range=(-1.0, 1.0),
     stem_channels=24,
     stem_kernel=5,
-    kernel=3,
-    activation="relu",
     stages=(
         _single(24, 28, stride=1),
         _single(32, 36, 42),
@@ -278,19 +281,14 @@ FACE_SHORT_RANGE = DetectorSpec(
     decoders=(),
     heads=(Head(8, 2), Head(16, 6)),
     keypoints=6,
-    outputs=_NAMED,
-    input_name="input",
     subject="face",
 )
 
-FACE_BACK = DetectorSpec(
+FACE_BACK = _with_relu(
     name="face_back",
     input_size=256,
-    input_range=(-1.0, 1.0),
     stem_channels=24,
     stem_kernel=5,
-    kernel=3,
-    activation="relu",
     stages=(
         _single(*[24] * 7, stride=1),
         _single(*[24] * 8),
@@ -301,21 +299,16 @@ FACE_BACK = DetectorSpec(
     decoders=(),
     heads=(Head(16, 2), Head(32, 6)),
     keypoints=6,
-    outputs=_NAMED,
-    input_name="input",
     subject="face",
     min_score=0.65,
     class_stride=8,
 )
 
-FACE_FULL_RANGE = DetectorSpec(
+FACE_FULL_RANGE = _with_relu(
     name="face_full_range",
     input_size=192,
-    input_range=(-1.0, 1.0),
     stem_channels=32,
     stem_kernel=3,
-    kernel=3,
-    activation="relu",
     stages=(
         _double((32, 8), (32, 8), stride=1),
         _double((48, 12), (48, 12), (64, 16)),
@@ -331,7 +324,6 @@ FACE_FULL_RANGE = DetectorSpec(
     heads=(Head(4, 1),),
     keypoints=6,
     outputs=("reshaped_regressor_face_4", "reshaped_classifier_face_4"),
-    input_name="input",
     subject="face",
     min_score=0.6,
 )

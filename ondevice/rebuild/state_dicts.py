@@ -95,6 +95,29 @@ def to_weights(
     return _passed_on(layers, weights, biases)
 
 
+def classes(
+    name: str, layers: tuple[topology.Layer, ...], state: Mapping[str, torch.Tensor]
+) -> int | None:
+    """How many classes a state dict's class heads have.
+
+    Args:
+      name: Of the spec.
+      layers: The network with one class.
+      state: Read from a file, unchecked.
+
+    Returns:
+      K, or None where the heads are missing, or do not agree on a number.
+    """
+    heads = {layer.name for layer in layers if layer.group == topology.SCORE_HEAD}
+    found = set()
+    for row in torch_names.table(name, layers):
+        if row.layer in heads:
+            shape = tuple(state[row.name].shape) if row.name in state else ()
+            found.add(shape[0] / row.shape[0] if shape else 0.5)
+    (count,) = found if len(found) == 1 else (0.5,)
+    return int(count) if count >= 1 and count == int(count) else None
+
+
 def load(content: bytes, where: str) -> dict[str, torch.Tensor]:
     """Reads a .pth file; no code that is in it runs.
 

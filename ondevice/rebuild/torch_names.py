@@ -163,12 +163,11 @@ def table(name: str, layers: tuple[topology.Layer, ...]) -> tuple[Row, ...]:
     rows = []
     for layer in layers:
         for attribute, torch_attribute, axes, torch_axes in ROLES.get(layer.kind, ()):
-            if attribute is None:
-                if not biased(name):
-                    continue
-                variable, shape = None, (layer.shape[2],)
-            else:
-                variable = f"{layer.name}/{attribute}"
+            variable = f"{layer.name}/{attribute}" if attribute else None
+            if variable is None and not biased(name):
+                continue
+            shape = layer.shape[2:]
+            if variable is not None:
                 shape = layout.moved_shape(shapes[variable], axes, torch_axes)
             rows.append(
                 Row(

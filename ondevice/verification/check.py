@@ -13,6 +13,10 @@ PARITY = 5e-6
 # Outputs against those of another library's kernels: as above, for two of them.
 OTHER_KERNELS = 1e-5
 
+# A layer of a file that rounds its activations: 1 - the correlation of what the Keras
+# layer and the file's operator make of the same.
+UNLIKENESS = 1 - 0.9995
+
 # A trained variable: 1e-4 of its largest change plus two units in the last place; the
 # figure is the error over that.
 TRAINING = 1.0

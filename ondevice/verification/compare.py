@@ -45,17 +45,13 @@ def parity(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def rebuilt(
-    outputs: Mapping[str, Arrays],
-    vendor: Arrays,
-    places: Mapping[str, int],
-    runtime: str,
+    outputs: Mapping[str, Arrays], vendor: Mapping[str, Arrays], runtime: str
 ) -> list[check.Check]:
     """The Keras model against the vendor's file.
 
     Args:
       outputs: Kind of probe -> output layer -> [n, ...], of the Keras model.
-      vendor: `vendor/<kind>/<place>` -> [n, ...], of the vendor's file.
-      places: Output layer -> its place among the vendor's outputs.
+      vendor: The same of the vendor's file.
       runtime: That ran the vendor's file.
 
     Returns:
@@ -69,29 +65,75 @@ def rebuilt(
             "rebuild",
             f"Keras model against the vendor's file, {name}, {kind}",
             runtime,
-            parity(got[name], vendor[f"vendor/{kind}/{place}"]),
+            parity(got[name], expected),
             check.PARITY,
         )
         for kind, got in outputs.items()
         if kind != inputs.FRAMED
-        for name, place in places.items()
+        for name, expected in vendor[kind].items()
     ]
 
 
-def fresh(
-    arrays: Arrays, kinds: list[str], places: Mapping[str, int], runtime: str
-) -> list[check.Check]:
-    """The trainable file and the frozen one against the vendor's.
+def layer_by_layer(
+    unlike: Mapping[str, float],
+    outputs: Mapping[str, Arrays],
+    vendor: Mapping[str, Arrays],
+    runtime: str,
+) -> check.Check:
+    """The Keras model against a vendor's file that rounds its activations.
 
-    With several classes the best class's logit is compared with the palm's.
+    Args:
+      unlike: Layer -> 1 - correlation, each from what the file's operator read.
+      outputs: Kind of probe -> output layer -> [n, ...], of the Keras model.
+      vendor: The same of the vendor's file.
+      runtime: That ran the vendor's file.
+
+    Returns:
+      The check of the worst layer. Its note tells what rounding makes of the whole.
+    """
+    worst = max(unlike, key=lambda name: (np.isnan(unlike[name]), unlike[name]))
+    whole = [
+        f"{name} {np.corrcoef(got[name].ravel(), expected.ravel())[0, 1]:.5f}"
+        for kind, got in outputs.items()
+        if kind == inputs.PHOTOGRAPHS
+        for name, expected in vendor[kind].items()
+    ]
+    return check.Check(
+        "rebuild",
+        f"{len(unlike)} layers of the Keras model against the vendor's file, which "
+        "rounds its activations, from what it read, 1 - correlation",
+        runtime,
+        unlike[worst],
+        check.UNLIKENESS,
+        f"worst {worst}; correlation of whole networks, one rounded and one not: "
+        f"{', '.join(whole) or 'no photograph'}",
+    )
+
+
+def fresh(
+    arrays: Arrays,
+    expected: Mapping[str, Arrays],
+    whose: str,
+    runtime: str,
+    note: str = "",
+) -> list[check.Check]:
+    """The trainable file and the frozen one against what they are to do.
+
+    With several classes the best class's logit is compared with the vendor's.
+
+    Args:
+      arrays: What the runtime kept.
+      expected: Kind of probe -> output layer -> [n, ...].
+      whose: Whose outputs these are.
+      runtime: That ran the files.
+      note: Why it is theirs.
     """
     checks = []
-    for kind in kinds:
+    for kind, wanted in expected.items():
         for name, layer, index in (
             ("regressors", "regressors", 0),
             ("classificators", "scores", 1),
         ):
-            expected = arrays[f"vendor/{kind}/{places[layer]}"]
             for file, value in (
                 ("model.tflite", arrays[f"infer/{kind}/{name}"]),
                 ("inference.tflite", arrays[f"inference/{kind}/{index}"]),
@@ -101,10 +143,11 @@ def fresh(
                 checks.append(
                     check.Check(
                         "convert",
-                        f"{file} against the vendor's file, {name}, {kind}",
+                        f"{file} against {whose}, {name}, {kind}",
                         runtime,
-                        parity(value, expected),
+                        parity(value, wanted[layer]),
                         check.PARITY,
+                        note,
                     )
                 )
     return checks

@@ -2,11 +2,11 @@
 
     python -m ondevice.verification.exercise JOB_DIRECTORY RUNTIME
 
-reads `vendor.tflite`, `model.tflite`, `inference.tflite`, `probes.npz`, `batch.npz` and
-`job.json` from the directory and writes `RUNTIME.npz` (arrays) and `RUNTIME.json`
-there. Nothing is judged here: what came out goes back. Where the runtime crashes, the
-process ends, and the build reports that. Imports no tensorflow unless that is the
-runtime.
+reads `vendor.tflite`, `model.tflite`, `inference.tflite`, `probes.npz`, `batch.npz`,
+`job.json` and, if it is there, `layers.tflite` from the directory, and writes
+`RUNTIME.npz` (arrays) and `RUNTIME.json` there. Nothing is judged here: what came out
+goes back. Where the runtime crashes, the process ends, and the build reports that.
+Imports no tensorflow unless that is the runtime.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ import numpy as np
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
+from ondevice.device import runtimes
 from ondevice.verification import inputs as proof_inputs
 from ondevice.verification import runners
 from signatures import contract
 
 Arrays = runners.Arrays
+
+# The vendor's file; and the same, giving out every tensor that it computes.
+VENDOR, LAYERS = "vendor.tflite", "layers.tflite"
 
 # The last steps of the long run are done again from a checkpoint.
 RESUMED_STEPS = 2
@@ -64,6 +68,9 @@ class Job:
     rates: Mapping[str, float]
     steps: int
     threads: int
+
+    def has(self, name: str) -> bool:
+        return (self.directory / name).is_file()
 
     def read(self, name: str) -> bytes:
         return (self.directory / name).read_bytes()
@@ -105,13 +112,33 @@ class _Exercise:
 
     def _forward(self) -> None:
         """The vendor's file, the trainable one and the frozen one on the probes."""
-        vendor = self._fresh(self._job.read("vendor.tflite"))
         frozen = self._fresh(self._job.read("inference.tflite"))
         model = self._fresh()
-        for kind, images in self._job.arrays("probes.npz").items():
-            self._keep(f"vendor/{kind}", vendor.plain(images))
+        probes = self._job.arrays("probes.npz")
+        for kind, images in probes.items():
             self._keep(f"inference/{kind}", frozen.plain(images))
             self._keep(f"infer/{kind}", model.infer(images))
+        vendor = self._vendor()
+        if vendor is None:
+            return
+        for kind, images in probes.items():
+            self._keep(f"vendor/{kind}", vendor.plain(images))
+        if self._job.has(LAYERS):
+            layers = self._fresh(self._job.read(LAYERS))
+            self._keep("layers", layers.plain(proof_inputs.first(probes)))
+
+    def _vendor(self) -> runners.Runner | None:
+        """The vendor's file; None where this runtime lacks an operator of its own."""
+        data = self._job.read(VENDOR)
+        self.facts["vendor_refused"] = ""
+        try:
+            return self._fresh(data)
+        except runtimes.RuntimeFailure:
+            custom = tflite_file.parse(data).custom()
+            if not custom:
+                raise
+            self.facts["vendor_refused"] = f"custom operators {', '.join(custom)}"
+            return None
 
     def _inputs(self, state: Arrays) -> dict[str, dict[str, Any]]:
         """Inputs for every signature, restore's being what save gave."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from absl import logging
@@ -100,6 +100,11 @@ def probe_images(
             [shown(pixels, share) for pixels in pictures for share in _SHARES]
         )
     return probes
+
+
+def first(probes: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[1, S, S, 3]: a photograph where there is one, otherwise noise."""
+    return probes.get(PHOTOGRAPHS, probes[NOISE])[:1]
 
 
 def _middle(pixels: np.ndarray) -> np.ndarray:

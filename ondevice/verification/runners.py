@@ -36,14 +36,7 @@ class Runner:
 
     def plain(self, images: np.ndarray) -> Arrays:
         """Runs the primary subgraph on each image; output's place -> [n, ...]."""
-        interpreter, found = self._interpreter, []
-        (entry,) = interpreter.get_input_details()
-        details = interpreter.get_output_details()
-        for image in images:
-            interpreter.set_tensor(entry["index"], image[None])
-            interpreter.invoke()
-            outputs = [interpreter.get_tensor(d["index"]) for d in details]
-            found.append([np.array(output) for output in outputs])
+        found = [runtimes.run(self._interpreter, image[None]) for image in images]
         return {str(i): np.concatenate(each) for i, each in enumerate(zip(*found))}
 
 

@@ -12,7 +12,7 @@ from absl import logging
 
 from checkpoints import tflite_file
 from ondevice.device import runtimes
-from ondevice.rebuild import nodes, torch_network
+from ondevice.rebuild import nodes, topology, torch_network
 from ondevice.verification import check, compare, forward, inputs
 
 
@@ -69,7 +69,7 @@ def parity(
       A check for each runtime, file, kind and output, but for the framed ones, where
       rounding errors of other kernels add up: see `compare.rebuilt`.
     """
-    probes = {kind: i for kind, i in probes.items() if kind != inputs.FRAMED}
+    probes = _even(probes)
     expected = outputs(model, probes)
     checks = []
     for runtime in only or runtimes.installed():
@@ -95,6 +95,48 @@ def parity(
             for output in torch_network.Outputs._fields
         ]
     return checks
+
+
+def against_keras(
+    model: torch_network.Detector,
+    weights: Mapping[str, np.ndarray],
+    probes: Mapping[str, np.ndarray],
+) -> list[check.Check]:
+    """The Keras model's outputs against the module's.
+
+    Args:
+      model: The module, of one class.
+      weights: Of the Keras model, `<layer>/<attribute>` -> float32 array.
+      probes: Kind -> [n, S, S, 3] float32 images.
+
+    Returns:
+      A check for each kind, as `parity` has them, and output.
+    """
+    from ondevice.rebuild import network  # needs tensorflow, and nothing else here does
+
+    rebuilt = network.build(topology.draw(model.spec), model.spec.name)
+    network.assign(rebuilt, weights)
+    checks = []
+    for kind, images in _even(probes).items():
+        got = outputs(model, {kind: images})[kind]
+        each = [rebuilt(image[None]) for image in images]
+        for name, ours in (("regressors", got[0]), ("scores", got[1])):
+            expected = np.concatenate([np.asarray(one[name]) for one in each])
+            checks.append(
+                check.Check(
+                    "rebuild",
+                    f"Keras model against the PyTorch module, {name}, {kind}",
+                    "",
+                    compare.parity(ours.numpy(), expected),
+                    check.OTHER_KERNELS,
+                )
+            )
+    return checks
+
+
+def _even(probes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The probes without large black areas."""
+    return {kind: i for kind, i in probes.items() if kind != inputs.FRAMED}
 
 
 def census(
