@@ -112,6 +112,33 @@ def test_a_class_head_that_was_replaced_gives_as_many_logits():
     assert torch.equal(found[0, 1, :], heads["y"][0, 5:10, 0, 0])
 
 
+def test_features_of_a_trunk_give_the_outputs_again():
+    layers = topology.draw(tiny_detector.SPEC)
+    features = topology.trunk_features(
+        layers, topology.trained_variables(layers, "blocks:1")
+    )
+    model = torch_network.build(tiny_detector.SPEC)
+    image = torch.rand(2, 3, 32, 32)
+    found = model.run({"image": image})
+    again = model.run({name: found[name] for name in features})
+    assert 0 < len(again) < len(found)
+    for name in (topology.REGRESSORS, topology.SCORES):
+        assert torch.equal(again[name], found[name])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("spec", [tiny_detector.SPEC, FACE], ids=["palm", "face"])
+def test_a_traced_module_reckons_with_no_sizes(spec):
+    model = torch_network.build(spec)
+    traced = torch.jit.trace(model, torch.rand(1, 3, 32, 32))
+    kinds = [node.kind() for node in traced.inlined_graph.nodes()]
+    assert "aten::constant_pad_nd" in kinds or "aten::pad" in kinds
+    # The batch alone is read, by each head.
+    assert kinds.count("aten::size") == sum(
+        layer.kind == "reshape" for layer in topology.draw(spec)
+    )
+
+
 class TestStateDict:
     spec = dataclasses.replace(tiny_detector.SPEC, name="published")
     layers = topology.draw(spec)

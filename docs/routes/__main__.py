@@ -34,7 +34,6 @@ import numpy as np
 
 from checkpoints import tflite_file
 from docs.routes import converting, page, speed, training
-from ondevice import sources
 
 PARTS = ("train", "convert", "speed", "page")
 

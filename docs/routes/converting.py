@@ -28,11 +28,11 @@ import importlib.metadata, json
 found = [d for d in importlib.metadata.distributions()
          if d.metadata["Name"] not in ("pip", "setuptools", "wheel")]
 size = sum(f.size or 0 for d in found for f in d.files or ())
-print(json.dumps({"megabytes": round(size / 1e6),
-                  "versions": {d.metadata["Name"]: d.version for d in found}}))
+versions = {d.metadata["Name"]: d.version for d in found}
+print(json.dumps({"megabytes": round(size / 1e6), "versions": versions}))
 """
 
-# Weights in half the bytes are a choice of the vendor's, not an operator of the network.
+# The vendor keeps weights in half the bytes; that is no operator of the network.
 _DECODING = "DEQUANTIZE"
 
 

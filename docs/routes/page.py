@@ -71,6 +71,7 @@ def routes(train: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
                 f"{found['recall']:.3f}",
                 f"{found['losses'][0]:.4f}",
                 f"{_last_epoch(train, route):.4f}",
+                f"{found['features_cpu_ms'] or 0:.0f}",
                 f"{found['step_cpu_ms']:.0f}",
                 f"{found['cpu_seconds']:.0f}",
                 f"{found['ready_seconds']:.0f}",
@@ -84,7 +85,8 @@ def routes(train: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
         )
     head = [
         "route", "class accuracy", "recall", "loss, first step",
-        "loss, last epoch", "CPU ms a step", "CPU s, all steps", "s until step 1",
+        "loss, last epoch", "CPU ms, features of a picture", "CPU ms, a step",
+        "CPU s in all, but the pictures", "s until step 1",
         "peak GB", "MB installed to train / in all", "operators", "TRANSPOSE",
         "bytes", *(f"{title}, over the vendor's" for title in RUNTIMES.values()),
     ]  # fmt: skip
@@ -169,7 +171,8 @@ def draw(
     found = convert["detectors"]["palm_full"]
     made = {"vendor": found["vendor"]}
     made |= {n: row for n, row in found["tools"].items() if not row["error"]}
-    names = [TITLES.get(n, "the vendor's file").strip("*").replace("`", "") for n in made]
+    titles = [TITLES.get(name, "the vendor's file") for name in made]
+    names = [title.strip("*").replace("`", "") for title in titles]
     page = figure.Figure(figsize=(10, 0.5 + 0.45 * len(made)), layout="constrained")
     left, right = page.subplots(1, 2, sharey=True)
     places = list(range(len(made)))

@@ -53,8 +53,8 @@ class Detector(nn.Module):
         self.spec = spec
         self._layers = layers
         self._paths = torch_names.paths(spec.name, layers)
-        # Sizes are the network's and not read from tensors: traced for an exporter, those
-        # would be computed anew in what it writes.
+        # Sizes are the network's and not read from tensors: an exporter that traces the
+        # module would write down how those are computed.
         self._shapes = {layer.name: layer.shape for layer in layers}
         for layer in layers:
             if layer.name in self._paths:
