@@ -211,7 +211,7 @@ def _results(tmp_path):
         "vendor.tflite": _times(1.0),
         "ondevice.tflite": _times(1.01),
         "tinynn.tflite": _times(2.5),
-        **{f"trained_{route}.tflite": _times(1.02) for route in training.ROUTES},
+        **{page.trained("all", r): _times(1.02) for r in training.ROUTES},
     }
     broken = {**runtime, "tinynn.tflite": {"error": "no such version"}}
     speeds = {"ai_edge_litert": runtime, "tflite_runtime": broken}
@@ -222,7 +222,8 @@ def _results(tmp_path):
         "ready_seconds": 3.0, "peak_memory": 5e8, "megabytes": 100,
         "megabytes_in_all": 200, **census,
     }  # fmt: skip
-    train = {"job": {"epochs": 2}, **{route: reached for route in training.ROUTES}}
+    problem = {"job": {"epochs": 2}, **dict.fromkeys(training.ROUTES, reached)}
+    train = {"all": problem}
     environments = {"tinynn": {"megabytes": 700, "versions": {"torch": "2.13"}}}
     names = ("palm_full", "face_front")
     detectors = dict.fromkeys(names, detector)
@@ -258,8 +259,9 @@ def test_tables_are_filled_in_again_and_again(results):
     assert "- onnx2tf, palm_full: `It: failed`" in lines
     said = "- TinyNeuralNetwork, face_front, in tflite-runtime: `no such version`"
     assert said in lines
-    (row,) = (line for line in lines if line.startswith("| PyTorch |"))
-    assert row.startswith("| PyTorch | 0.500 | 0.750 | 2.0000 | 0.3750 |")
+    (row,) = (line for line in lines if line.startswith("| `all` | PyTorch |"))
+    assert row.startswith("| `all` | PyTorch | 0.500 | 0.750 | 2.0000 | 0.3750 | 20 |")
+    assert row.endswith("| 9 | 0 | 1,000 | 1.02 | 1.02 |")
     assert (results / "routes.png").stat().st_size > 5000
 
 

@@ -2,15 +2,18 @@
 
     python -m docs.routes --data=TRAIN --unseen=TEST --environments=ENVIRONMENTS \\
         --output_dir=out/routes
-    python -m docs.routes --output_dir=out/routes --parts=speed,page    # times alone
+    python -m docs.routes --parts=train,speed,page --data=TRAIN --unseen=TEST \\
+        --trainable=all --epochs=8 --rate=1e-4              # another problem, beside it
+    python -m docs.routes --parts=speed,page                # times of files that exist
 
 Run from the repository's root. The parts, each of which leaves PART.json in the output
 folder, from which `page` makes the tables and the picture of docs/routes.md:
 
 train    the same problem in PyTorch, in TensorFlow and in the .tflite itself, and what
-         came of each as a frozen .tflite, evaluated on unseen photographs
+         came of each as a frozen .tflite, evaluated on unseen photographs; what is said
+         of other choices of --trainable stays
 convert  PyTorch -> .tflite by the tools of docs/routes/converting.py, each in a virtual
-         environment of that folder
+         environment of that folder; a tool that has run is not run again
 speed    outputs, and time beside the vendor's file, of all files that came out; on the
          processor, since other programs wait there, too; nothing else should run
 page     the tables and the picture
@@ -35,6 +38,7 @@ import numpy as np
 from checkpoints import tflite_file
 from docs.routes import converting, page, speed, training
 
+TRAIN = "train-"  # of the folders, followed by what trains
 PARTS = ("train", "convert", "speed", "page")
 
 # Name -> (source, spec); ../shared has the second where a clone of this project has it.
@@ -165,6 +169,8 @@ def _in_a_process(route: str, folder: pathlib.Path, threads: int) -> dict[str, A
         env={
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
+            "TF_NUM_INTRAOP_THREADS": str(threads),
+            "TF_NUM_INTEROP_THREADS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         },
     )
@@ -229,8 +235,8 @@ def measure(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]
     for name in DETECTORS:
         place = folder / name
         trained = _trained(folder) if name == "palm_full" else {}
-        for route, path in trained.items():
-            shutil.copy(path, place / f"trained_{route}.tflite")
+        for key, path in trained.items():
+            shutil.copy(path, place / key)
         model = torch_models.load(str(place / speed.VENDOR), place / "module.pth")
         probes = inputs.probe_images(model.spec, inputs.photographs(None))
         images = np.concatenate([probes[inputs.NOISE], probes[inputs.PHOTOGRAPHS]])
@@ -241,7 +247,7 @@ def measure(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]
         settings = {
             "rounds": options.rounds,
             "openings": options.openings,
-            "unlike": [f"trained_{route}.tflite" for route in trained],
+            "unlike": list(trained),
         }
         (place / "rounds.json").write_text(json.dumps(settings))
         found[name] = {}
@@ -254,9 +260,17 @@ def measure(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]
 
 
 def _trained(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The frozen files of the routes, as far as there are any."""
-    paths = {r: folder / "train" / r / "inference.tflite" for r in training.ROUTES}
-    return {route: path for route, path in paths.items() if path.exists()}
+    """The frozen files of the routes, as far as there are any, by their names."""
+    return {
+        page.trained(place.name.removeprefix(TRAIN), route): path
+        for place in folder.glob(f"{TRAIN}*")
+        for route in training.ROUTES
+        if (path := place / route / "inference.tflite").exists()
+    }
+
+
+def _before(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def main() -> int:
@@ -294,7 +308,10 @@ def main() -> int:
     output = pathlib.Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     work = {
-        "train": lambda: train(options, output / "train"),
+        "train": lambda: {
+            **_before(output / "train.json"),
+            options.trainable: train(options, output / (TRAIN + options.trainable)),
+        },
         "convert": lambda: convert(options, output),
         "speed": lambda: measure(options, output),
     }

@@ -59,35 +59,24 @@ def write(folder: pathlib.Path, document: pathlib.Path) -> None:
     draw(convert, speed, document.with_suffix(".png"))
 
 
+def trained(trainable: str, route: str) -> str:
+    """Name of a route's frozen file, among those that are measured."""
+    return f"trained_{trainable.replace(':', '_')}_{route}.tflite"
+
+
 def routes(train: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
     """What each route reaches, takes and leaves behind."""
     rows = []
-    for route, title in ROUTES.items():
-        found = train[route]
-        rows.append(
-            [
-                title,
-                f"{found['class_accuracy']:.3f}",
-                f"{found['recall']:.3f}",
-                f"{found['losses'][0]:.4f}",
-                f"{_last_epoch(train, route):.4f}",
-                f"{found['features_cpu_ms'] or 0:.0f}",
-                f"{found['step_cpu_ms']:.0f}",
-                f"{found['cpu_seconds']:.0f}",
-                f"{found['ready_seconds']:.0f}",
-                f"{found['peak_memory'] / 1e9:.2f}",
-                f"{found['megabytes']} / {found['megabytes_in_all']}",
-                f"{found['operators']}",
-                f"{found['transposes']}",
-                f"{found['bytes']:,}",
-                *_ratios(f"trained_{route}.tflite", speed),
-            ]
-        )
+    for trainable, problem in train.items():
+        for route, title in ROUTES.items():
+            found = problem[route]
+            row = [f"`{trainable}`", title, *_reached(found, problem["job"]["epochs"])]
+            rows.append([*row, *_ratios(trained(trainable, route), speed)])
     head = [
-        "route", "class accuracy", "recall", "loss, first step",
+        "what trains", "route", "class accuracy", "recall", "loss, first step",
         "loss, last epoch", "CPU ms, features of a picture", "CPU ms, a step",
         "CPU s in all, but the pictures", "s until step 1",
-        "peak GB", "MB installed to train / in all", "operators", "TRANSPOSE",
+        "peak GB", "operators", "TRANSPOSE",
         "bytes", *(f"{title}, over the vendor's" for title in RUNTIMES.values()),
     ]  # fmt: skip
     return _table(head, rows)
@@ -139,11 +128,11 @@ def installed(train: Mapping[str, Any], convert: Mapping[str, Any]) -> str:
             continue
         named = [f"{p} {found['versions'].get(p, '-')}" for p in tool.packages]
         rows.append([title, ", ".join(named), str(found["megabytes"])])
+    problem = next(iter(train.values()))
     for route, title in ROUTES.items():
-        both = train[route]
-        rows.append(
-            [f"ondevice, {title} route", "", str(both["megabytes_in_all"])]
-        )
+        need, all_of_it = (problem[route][n] for n in ("megabytes", "megabytes_in_all"))
+        further = f", {all_of_it} to come back" if all_of_it != need else ""
+        rows.append([f"ondevice, {title}", "", f"{need} to train{further}"])
     return _table(["tool", "versions", "MB"], rows)
 
 
@@ -211,10 +200,24 @@ def draw(
     page.savefig(path, dpi=90)
 
 
-def _last_epoch(train: Mapping[str, Any], route: str) -> float:
-    losses = train[route]["losses"]
-    steps = len(losses) // train["job"]["epochs"]
-    return sum(losses[-steps:]) / steps
+def _reached(found: Mapping[str, Any], epochs: int) -> list[str]:
+    """The columns of a route, its times beside the vendor's apart."""
+    losses = found["losses"]
+    last = losses[-(len(losses) // epochs) :]
+    return [
+        f"{found['class_accuracy']:.3f}",
+        f"{found['recall']:.3f}",
+        f"{losses[0]:.4f}",
+        f"{sum(last) / len(last):.4f}",
+        "-" if found["features_cpu_ms"] is None else f"{found['features_cpu_ms']:.0f}",
+        f"{found['step_cpu_ms']:.0f}",
+        f"{found['cpu_seconds']:.0f}",
+        f"{found['ready_seconds']:.0f}",
+        f"{found['peak_memory'] / 1e9:.2f}",
+        f"{found['operators']}",
+        f"{found['transposes']}",
+        f"{found['bytes']:,}",
+    ]
 
 
 def _apart(name: str, speed: Mapping[str, Any]) -> str:

@@ -17,11 +17,15 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
 import traceback
 from typing import Any
+
+# What turns text red in a terminal.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 IMAGE, OUTPUTS = "image", ["regressors", "classificators"]
 
@@ -181,7 +185,7 @@ def main(arguments: list[str]) -> int:
         TOOLS[arguments[0]](*arguments[1:])
     except Exception as error:  # whatever a tool raises is its answer
         traceback.print_exc()
-        said = " ".join(str(error).split())
+        said = " ".join(_COLOUR.sub("", str(error)).split())
         print(f"{type(error).__name__}: {said}", file=sys.stderr)
         return 1
     return 0

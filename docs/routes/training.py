@@ -168,8 +168,6 @@ class TensorFlow:
         from signatures import losses, stateless
 
         self._network, self._stateless = network, stateless
-        tf.config.threading.set_intra_op_parallelism_threads(job.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
         self._folder, self._features = folder, job.features
         layers, self._trunk = job.layers, None
         weights = start(job, folder)
