@@ -71,7 +71,6 @@ def train(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     """Trains on each route, brings what was learnt into frozen files, evaluates."""
     from docs import finetune_in_pytorch
     from ondevice import torch_models, vendor
-    from ondevice.measuring import packages
     from ondevice.rebuild import state_dicts
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,13 +93,9 @@ def train(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     (folder / "start.pth").write_bytes(state_dicts.dump(model.state_dict()))
     _bring_back(folder / "start.pth", folder / "start", job)
     training.photographs(job, folder)  # draws the boxes, for all
-    routes = {}
-    for route in training.ROUTES:
-        found = _in_a_process(route, folder, job.threads)
-        needed, further = PACKAGES[route]
-        found["megabytes"] = packages.megabytes(needed)
-        found["megabytes_in_all"] = packages.megabytes([*needed, *further])
-        routes[route] = found
+    routes = {
+        route: _in_a_process(route, folder, job.threads) for route in training.ROUTES
+    }
     _bring_back(folder / training.STATE_DICT, folder / "pytorch", job)
     _convert(job, folder)
     command(
@@ -121,7 +116,7 @@ def train(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     )
     for (route, path), row in zip(files.items(), evaluated["models"], strict=True):
         routes[route] |= {n: row[n] for n in ("class_accuracy", "recall", "mean_iou")}
-        routes[route] |= converting.census(path, ported.file)
+        routes[route] |= converting.census(tflite_file.read(path), ported.file)
     return {"job": dataclasses.asdict(job), "images": evaluated["images"], **routes}
 
 
@@ -180,9 +175,17 @@ def _in_a_process(route: str, folder: pathlib.Path, threads: int) -> dict[str, A
 def convert(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     """Runs each tool on each detector, ours among them."""
     from ondevice import vendor
+    from ondevice.measuring import packages
 
     environments = pathlib.Path(options.environments).absolute()
     found: dict[str, Any] = {"environments": {}, "detectors": {}}
+    found["routes"] = {
+        route: {
+            "to_train": packages.megabytes(needed),
+            "in_all": packages.megabytes([*needed, *further]),
+        }
+        for route, (needed, further) in PACKAGES.items()
+    }
     for tool in converting.TOOLS:
         python = environments / tool.environment / "bin" / "python"
         if tool.environment not in found["environments"] and python.exists():
@@ -200,8 +203,9 @@ def convert(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]
             rows[tool.name] = converting.convert(tool, environments, spec, place)
         for key, row in rows.items():
             if not row["error"]:
-                row |= converting.census(place / f"{key}.tflite", ported.file)
-        vendors = converting.census(place / speed.VENDOR, ported.file)
+                made = tflite_file.read(place / f"{key}.tflite")
+                row |= converting.census(made, ported.file)
+        vendors = converting.census(ported.file, ported.file)
         found["detectors"][name] = {"spec": spec, "vendor": vendors, "tools": rows}
     return found
 

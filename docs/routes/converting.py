@@ -41,7 +41,8 @@ class Tool:
     """One way.
 
     Attributes:
-      name: As in `peers.TOOLS`.
+      name: Of the files it makes.
+      call: As in `peers.TOOLS`.
       title: For the table.
       environment: Folder of the environment it runs in, below the one that is given.
       packages: Those whose versions the table tells.
@@ -50,6 +51,7 @@ class Tool:
     """
 
     name: str
+    call: str
     title: str
     environment: str
     packages: tuple[str, ...]
@@ -58,32 +60,44 @@ class Tool:
 
 EXPORTER = "export"  # the environment that has torch and onnx
 
+_LITERT, _KERAS = ("litert-torch", "torch"), ("onnx2keras", "tensorflow")
+_ONNX2TF, _ONNX_TF = ("onnx2tf", "tensorflow"), ("onnx-tf", "onnx", "tensorflow")
+
 TOOLS = (
-    Tool("litert_torch", "litert-torch", "litert", ("litert-torch", "torch")),
+    Tool("litert_torch", "litert_torch", "litert-torch", "litert", _LITERT),
     Tool(
+        "litert_torch_last",
         "litert_torch_last",
         "litert-torch, `to_channel_last_io`",
         "litert",
-        ("litert-torch", "torch"),
+        _LITERT,
     ),
-    Tool("onnx2tf", "onnx2tf", "onnx2tf", ("onnx2tf", "tensorflow"), "export"),
-    Tool("tinynn", "TinyNeuralNetwork", "tinynn", ("torch",)),
+    Tool("onnx2tf", "onnx2tf", "onnx2tf", "onnx2tf", _ONNX2TF, "export"),
     Tool(
-        "onnx2keras", "onnx2keras", "onnx2keras", ("onnx2keras", "tensorflow"), "export"
+        "onnx2tf_old",
+        "onnx2tf",
+        "onnx2tf, from the older exporter",
+        "onnx2tf",
+        _ONNX2TF,
+        "export_old",
     ),
+    Tool("tinynn", "tinynn", "TinyNeuralNetwork", "tinynn", ("torch",)),
+    Tool("onnx2keras", "onnx2keras", "onnx2keras", "onnx2keras", _KERAS, "export"),
     Tool(
+        "onnx2keras_last",
         "onnx2keras_last",
         "onnx2keras, `change_ordering`",
         "onnx2keras",
-        ("onnx2keras", "tensorflow"),
+        _KERAS,
         "export",
     ),
-    Tool("onnx_tf", "onnx-tf", "onnxtf", ("onnx-tf", "onnx"), "export_old"),
+    Tool("onnx_tf", "onnx_tf", "onnx-tf", "onnxtf", _ONNX_TF, "export_old"),
     Tool(
         "onnx_tf_2023",
+        "onnx_tf",
         "onnx-tf in an environment of 2023",
         "onnxtf2023",
-        ("onnx-tf", "onnx", "tensorflow"),
+        _ONNX_TF,
         "export_old",
     ),
 )
@@ -123,8 +137,8 @@ def convert(
         source = onnx
     if found is None or not found["error"]:
         output = folder / f"{tool.name}.tflite"
-        name = tool.name.removesuffix("_2023")  # the same calls
-        found = _run(environments / tool.environment, name, spec, source, output)
+        environment = environments / tool.environment
+        found = _run(environment, tool.call, spec, source, output)
     kept.write_text(json.dumps(found))
     return found
 
@@ -172,18 +186,20 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def census(path: pathlib.Path, vendor: tflite_file.TfliteFile) -> dict[str, Any]:
+def census(
+    file: tflite_file.TfliteFile, vendor: tflite_file.TfliteFile
+) -> dict[str, Any]:
     """A file's operators against the vendor's, decoding of weights apart.
 
     Returns:
       "bytes", "operators" in all, "transposes", and "more" and "fewer", operator ->
       number, against the vendor's file.
     """
-    got = collections.Counter(tflite_file.read(path).census())
+    got = collections.Counter(file.census())
     expected = collections.Counter(vendor.census())
     del got[_DECODING], expected[_DECODING]
     return {
-        "bytes": path.stat().st_size,
+        "bytes": len(file.data),
         "operators": got.total(),
         "transposes": got["TRANSPOSE"],
         "more": dict(got - expected),

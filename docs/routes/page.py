@@ -19,16 +19,17 @@ TITLES = {
     **{tool.name: tool.title for tool in converting.TOOLS},
 }
 
-_PLAIN, _TRANSPOSES, _OTHERS = "#7f9fbf", "#c0392b", "#e6a23c"
+_ALIKE, _TRANSPOSES, _OTHERS = "#7f9fbf", "#c0392b", "#e6a23c"
 
 
 def write(folder: pathlib.Path, document: pathlib.Path) -> None:
     """Fills the document's tables in, and draws the picture beside it.
 
-    A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+    A table stands between `<!-- table: NAME -->` and `<!-- end -->`. One of a part that
+    has not run stays as it is.
 
     Args:
-      folder: Has train.json, convert.json and speed.json.
+      folder: Has train.json, convert.json and speed.json, or some of them.
       document: The Markdown; the picture has its name, and ends in .png.
 
     Raises:
@@ -36,17 +37,19 @@ def write(folder: pathlib.Path, document: pathlib.Path) -> None:
       OSError: If a file cannot be read or written.
     """
     train, convert, speed = (
-        json.loads((folder / f"{part}.json").read_text())
-        for part in ("train", "convert", "speed")
+        json.loads(path.read_text()) if path.exists() else None
+        for path in (folder / f"{part}.json" for part in ("train", "convert", "speed"))
     )
-    text = document.read_text()
-    tables = {
-        "routes": routes(train, speed["palm_full"]),
-        "installed": installed(train, convert),
-        "failures": failures(convert, speed),
-    }
-    for name, found in convert["detectors"].items():
-        tables[name] = tools(found, speed[name])
+    text, tables = document.read_text(), {}
+    if train and speed:
+        tables["routes"] = routes(train, speed["palm_full"])
+    if convert:
+        tables["installed"] = installed(convert)
+    if convert and speed:
+        tables["failures"] = failures(convert, speed)
+        for name, found in convert["detectors"].items():
+            tables[name] = tools(found, speed[name])
+        draw(convert, speed, document.with_suffix(".png"))
     for name, table in tables.items():
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text, places = pattern.subn(lambda m: m[1] + table + m[2], text)
@@ -56,7 +59,6 @@ def write(folder: pathlib.Path, document: pathlib.Path) -> None:
                 f"Received: {places}."
             )
     document.write_text(text)
-    draw(convert, speed, document.with_suffix(".png"))
 
 
 def trained(trainable: str, route: str) -> str:
@@ -118,21 +120,21 @@ def tools(found: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
     return _table(head, rows)
 
 
-def installed(train: Mapping[str, Any], convert: Mapping[str, Any]) -> str:
+def installed(convert: Mapping[str, Any]) -> str:
     """What each tool needs, as pip installs it by name."""
     rows = []
     for tool in converting.TOOLS:
         found = convert["environments"].get(tool.environment)
-        title = TITLES[tool.name].split(",")[0]
+        title = tool.title.split(",")[0]
         if found is None or any(row[0] == title for row in rows):
             continue
         named = [f"{p} {found['versions'].get(p, '-')}" for p in tool.packages]
         rows.append([title, ", ".join(named), str(found["megabytes"])])
-    problem = next(iter(train.values()))
     for route, title in ROUTES.items():
-        need, all_of_it = (problem[route][n] for n in ("megabytes", "megabytes_in_all"))
-        further = f", {all_of_it} to come back" if all_of_it != need else ""
-        rows.append([f"ondevice, {title}", "", f"{need} to train{further}"])
+        size = convert["routes"][route]
+        further = f", {size['in_all']} to come back"
+        further = further if size["in_all"] != size["to_train"] else ""
+        rows.append([f"ondevice, {title}", "", f"{size['to_train']} to train{further}"])
     return _table(["tool", "versions", "MB"], rows)
 
 
@@ -156,48 +158,43 @@ def failures(convert: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
 def draw(
     convert: Mapping[str, Any], speed: Mapping[str, Any], path: pathlib.Path
 ) -> None:
-    """Bars: the operators of each file, and its time beside the vendor's."""
+    """Bars: the operators of palm_full's files, and their times beside the vendor's."""
     found = convert["detectors"]["palm_full"]
     made = {"vendor": found["vendor"]}
     made |= {n: row for n, row in found["tools"].items() if not row["error"]}
     titles = [TITLES.get(name, "the vendor's file") for name in made]
     names = [title.strip("*").replace("`", "") for title in titles]
-    page = figure.Figure(figsize=(10, 0.5 + 0.45 * len(made)), layout="constrained")
+    page = figure.Figure(figsize=(10, 1 + 0.45 * len(made)), layout="constrained")
     left, right = page.subplots(1, 2, sharey=True)
-    places = list(range(len(made)))
-    transposes = [row["transposes"] for row in made.values()]
-    others = [
-        sum(n for kind, n in row["more"].items() if kind != "TRANSPOSE")
-        for row in made.values()
-    ]
-    total = [row["operators"] for row in made.values()]
-    start = [0] * len(made)
+    _draw_operators(left, list(made.values()))
+    left.set(title="operators", yticks=range(len(made)), yticklabels=names)
+    left.invert_yaxis()
+    for shift, (runtime, title) in zip((-0.2, 0.2), RUNTIMES.items()):
+        ratios = [_ratio(f"{n}.tflite", speed["palm_full"][runtime]) for n in made]
+        places = [place + shift for place in range(len(made))]
+        right.barh(places, [r or 0 for r in ratios], height=0.4, label=title)
+    right.axvline(1, color="grey", linewidth=0.8)
+    right.set(title="time of a call, the vendor's file = 1")
+    for axes in (left, right):
+        axes.legend(loc="lower right", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    page.savefig(path, dpi=90)
+
+
+def _draw_operators(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A bar for each file: what the vendor's has too, what it has not, TRANSPOSE."""
+    transposes = [row["transposes"] for row in rows]
+    others = [sum(row["more"].values()) for row in rows]
+    others = [n - t for n, t in zip(others, transposes)]
+    alike = [r["operators"] - o - t for r, o, t in zip(rows, others, transposes)]
+    start = [0] * len(rows)
     for label, colour, widths in (
-        (
-            "as in the vendor's file",
-            _PLAIN,
-            [n - o - t for n, o, t in zip(total, others, transposes)],
-        ),
+        ("as in the vendor's file", _ALIKE, alike),
         ("others", _OTHERS, others),
         ("TRANSPOSE", _TRANSPOSES, transposes),
     ):
-        left.barh(places, widths, left=start, color=colour, label=label)
+        axes.barh(range(len(rows)), widths, left=start, color=colour, label=label)
         start = [a + b for a, b in zip(start, widths)]
-    left.set(title="operators", yticks=places, yticklabels=names)
-    left.invert_yaxis()
-    left.legend(loc="lower right", fontsize=8)
-    for shift, (runtime, title) in zip((-0.2, 0.2), RUNTIMES.items()):
-        times = [
-            (speed["palm_full"][runtime][f"{n}.tflite"].get("ratio") or {}).get(
-                "cpu_median", 0
-            )
-            for n in made
-        ]
-        right.barh([p + shift for p in places], times, height=0.4, label=title)
-    right.axvline(1, color="grey", linewidth=0.8)
-    right.set(title="time of a call, the vendor's file = 1", xscale="log")
-    right.legend(loc="lower right", fontsize=8)
-    page.savefig(path, dpi=90)
 
 
 def _reached(found: Mapping[str, Any], epochs: int) -> list[str]:
@@ -226,8 +223,14 @@ def _apart(name: str, speed: Mapping[str, Any]) -> str:
 
 
 def _ratios(name: str, speed: Mapping[str, Any]) -> list[str]:
-    ratios = [speed[runtime][name].get("ratio") for runtime in RUNTIMES]
-    return [f"{ratio['cpu_median']:.2f}" if ratio else "fails" for ratio in ratios]
+    ratios = [_ratio(name, speed[runtime]) for runtime in RUNTIMES]
+    return ["fails" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+
+
+def _ratio(name: str, files: Mapping[str, Any]) -> float | None:
+    """A file's time over the vendor's, of the processor; None where it failed."""
+    ratio = files[name].get("ratio")
+    return ratio and ratio["cpu_median"]
 
 
 def _difference(row: Mapping[str, Any]) -> str:
