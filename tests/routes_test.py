@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 
 from docs.routes import converting, page  # noqa: E402
 
+
 class TestConvert:
     tool = converting.Tool("some_tool", "some_call", "some tool", "some", ("torch",))
 
