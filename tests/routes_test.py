@@ -35,6 +35,14 @@ class TestConvert:
             str(tmp_path / "some_tool.tflite"),
         ]
 
+    def test_finds_the_programs_of_its_environment(self, tmp_path):
+        program = tmp_path / "some" / "bin" / "program"
+        self._environment(tmp_path, 'program > "$6"')
+        program.write_text("#!/bin/sh\necho ran\n")
+        program.chmod(0o755)
+        assert self._convert(tmp_path)["error"] is None
+        assert (tmp_path / "some_tool.tflite").read_text() == "ran\n"
+
     def test_the_last_line_is_the_error_and_is_kept(self, tmp_path):
         self._environment(tmp_path, "echo first >&2; echo 'It: failed' >&2; exit 1")
         assert self._convert(tmp_path)["error"] == "It: failed"

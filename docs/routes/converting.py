@@ -151,6 +151,9 @@ def _run(
     output: pathlib.Path,
 ) -> dict[str, Any]:
     python = environment / "bin" / "python"
+    # As in an activated environment: onnx2tf, for one, runs programs of its own, and
+    # goes on without what they would have done where it does not find them.
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
     before, started = _children(), time.monotonic()
     command = [python, "-m", "docs.routes.peers", name, spec, source, output]
     try:
@@ -161,7 +164,7 @@ def _run(
             text=True,
             errors="replace",
             timeout=_TIMEOUT_SECONDS,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env={**os.environ, "PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
     except subprocess.TimeoutExpired:
         return {"error": f"no end after {_TIMEOUT_SECONDS} s"}

@@ -121,10 +121,11 @@ def onnx2tf(spec: str, source: str, output: str) -> None:
         # It compares outputs on twenty pictures, which it downloads unless they are in
         # the working directory; noise does, and needs no network.
         os.chdir(directory)
+        shutil.copy(source, "network.onnx")  # It writes over what it is given.
         noise = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
         np.save("calibration_image_sample_data_20x128x128x3_float32.npy", noise)
         tool.convert(
-            input_onnx_file_path=source,
+            input_onnx_file_path="network.onnx",
             output_folder_path="saved",
             copy_onnx_input_output_names_to_tflite=True,
             non_verbose=True,
