@@ -60,7 +60,6 @@ class TestConvert:
         assert found["error"] == "no export_old"
 
 
-
 def _file(**operators):
     return types.SimpleNamespace(data=b"12345", census=lambda: operators)
 
