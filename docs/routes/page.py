@@ -19,6 +19,9 @@ TITLES = {
     **{tool.name: tool.title for tool in converting.TOOLS},
 }
 
+# Of an error, in characters.
+_LONGEST = 320
+
 _ALIKE, _TRANSPOSES, _OTHERS = "#7f9fbf", "#c0392b", "#e6a23c"
 
 
@@ -144,15 +147,22 @@ def failures(convert: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
     for detector, found in convert["detectors"].items():
         for name, row in found["tools"].items():
             if row["error"]:
-                lines.append(f"- {TITLES[name]}, {detector}: `{row['error']}`")
+                said = _quoted(row["error"])
+                lines.append(f"- {TITLES[name]}, {detector}: {said}")
                 continue
             for runtime, title in RUNTIMES.items():
                 error = speed[detector][runtime][f"{name}.tflite"]["error"]
                 if error:
-                    lines.append(
-                        f"- {TITLES[name]}, {detector}, in {title}: `{error}`"
-                    )
+                    said = _quoted(error)
+                    lines.append(f"- {TITLES[name]}, {detector}, in {title}: {said}")
     return "\n".join(lines or ["None."]) + "\n"
+
+
+def _quoted(error: str) -> str:
+    """An error as it was, its middle left out where it is long."""
+    if len(error) > _LONGEST:
+        error = f"{error[: _LONGEST // 2]} [...] {error[-_LONGEST // 2 :]}"
+    return f"`{error.replace('`', chr(39))}`"
 
 
 def draw(

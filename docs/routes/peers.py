@@ -127,6 +127,7 @@ def onnx2tf(spec: str, source: str, output: str) -> None:
         tool.convert(
             input_onnx_file_path="network.onnx",
             output_folder_path="saved",
+            output_signaturedefs=True,  # it asks for that where names have slashes
             copy_onnx_input_output_names_to_tflite=True,
             non_verbose=True,
         )
@@ -184,9 +185,10 @@ TOOLS = {
 def main(arguments: list[str]) -> int:
     try:
         TOOLS[arguments[0]](*arguments[1:])
-    except Exception as error:  # whatever a tool raises is its answer
+    except (Exception, SystemExit) as error:  # whatever a tool raises is its answer
         traceback.print_exc()
         said = " ".join(_COLOUR.sub("", str(error)).split())
+        said = said.replace(sys.prefix, "...")
         print(f"{type(error).__name__}: {said}", file=sys.stderr)
         return 1
     return 0
