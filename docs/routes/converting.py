@@ -73,14 +73,6 @@ TOOLS = (
         _LITERT,
     ),
     Tool("onnx2tf", "onnx2tf", "onnx2tf", "onnx2tf", _ONNX2TF, "export"),
-    Tool(
-        "onnx2tf_old",
-        "onnx2tf",
-        "onnx2tf, from the older exporter",
-        "onnx2tf",
-        _ONNX2TF,
-        "export_old",
-    ),
     Tool("tinynn", "tinynn", "TinyNeuralNetwork", "tinynn", ("torch",)),
     Tool("onnx2keras", "onnx2keras", "onnx2keras", "onnx2keras", _KERAS, "export"),
     Tool(
