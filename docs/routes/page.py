@@ -75,12 +75,12 @@ def routes(train: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
     for trainable, problem in train.items():
         for route, title in ROUTES.items():
             found = problem[route]
-            row = [f"`{trainable}`", title, *_reached(found, problem["job"]["epochs"])]
+            row = [f"`{trainable}`", title, *_reached(found, problem["job"])]
             rows.append([*row, *_ratios(trained(trainable, route), speed)])
     head = [
-        "what trains", "route", "class accuracy", "recall", "loss, first step",
+        "what trains", "route", "epochs", "class accuracy", "recall", "loss, first step",
         "loss, last epoch", "CPU ms, features of a picture", "CPU ms, a step",
-        "CPU s in all, but the pictures", "s until step 1",
+        "CPU s in all, but the pictures", "s until ready",
         "peak GB", "operators", "TRANSPOSE",
         "bytes", *(f"{title}, over the vendor's" for title in RUNTIMES.values()),
     ]  # fmt: skip
@@ -142,19 +142,21 @@ def installed(convert: Mapping[str, Any]) -> str:
 
 
 def failures(convert: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
-    """What tools and runtimes said, word for word."""
-    lines = []
+    """What tools and runtimes said, word for word; what several said alike, once."""
+    said: dict[str, list[str]] = {}
     for detector, found in convert["detectors"].items():
         for name, row in found["tools"].items():
-            if row["error"]:
-                said = _quoted(row["error"])
-                lines.append(f"- {TITLES[name]}, {detector}: {said}")
-                continue
-            for runtime, title in RUNTIMES.items():
-                error = speed[detector][runtime][f"{name}.tflite"]["error"]
+            errors = {"": row["error"]}
+            if not row["error"]:
+                errors = {
+                    f" in {title}": speed[detector][runtime][f"{name}.tflite"]["error"]
+                    for runtime, title in RUNTIMES.items()
+                }
+            for where, error in errors.items():
                 if error:
-                    said = _quoted(error)
-                    lines.append(f"- {TITLES[name]}, {detector}, in {title}: {said}")
+                    alike = said.setdefault(error[: _LONGEST // 2], [_quoted(error)])
+                    alike.append(f"{TITLES[name]}, {detector}{where}")
+    lines = [f"- {'; '.join(who)}: {quote}" for quote, *who in said.values()]
     return "\n".join(lines or ["None."]) + "\n"
 
 
@@ -207,11 +209,12 @@ def _draw_operators(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         start = [a + b for a, b in zip(start, widths)]
 
 
-def _reached(found: Mapping[str, Any], epochs: int) -> list[str]:
+def _reached(found: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
     """The columns of a route, its times beside the vendor's apart."""
     losses = found["losses"]
-    last = losses[-(len(losses) // epochs) :]
+    last = losses[-(len(losses) // job["epochs"]) :]
     return [
+        f"{job['epochs']}",
         f"{found['class_accuracy']:.3f}",
         f"{found['recall']:.3f}",
         f"{losses[0]:.4f}",
@@ -253,5 +256,5 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [f"| {' | '.join(line)} |\n" for line in (head, *rows)]
+    return "".join([lines[0], f"|{'---|' * len(head)}\n", *lines[1:]])
