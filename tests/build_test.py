@@ -14,7 +14,7 @@ from checkpoints import tflite_file
 from ondevice import build, convert, fresh, rewrite
 from ondevice.device import runtimes, session
 from ondevice.rebuild import porting, recognition
-from ondevice.verification import prove
+from ondevice.verification import prove, vendors
 from signatures import optimizers
 from signatures.gradients import activations, depthwise, pooling, rules
 from tests import rewritten, tiny_detector
@@ -29,7 +29,7 @@ def _prove(recipe, only, steps=3, data=None):
         ported = porting.port(file, found)
         weights = porting.with_classes(ported, recipe.layers)
         files = fresh.make(recipe, weights)
-        vendor = prove.Vendor(data, found, ported)
+        vendor = vendors.Vendor(data, found, ported)
         return prove.prove(vendor, recipe, weights, files, [], steps, only)
 
 
@@ -143,10 +143,10 @@ class KindsTest(absltest.TestCase):
             if " against the " in check.name and "regressors, noise" in check.name:
                 found[check.runtime].add((check.name.split(", ")[0], check.note))
         files = ("model.tflite", "inference.tflite")
-        vendors = {(f"{name} against the vendor's file", "") for name in files}
-        vendors.add(("Keras model against the vendor's file", ""))
+        wanted = {(f"{name} against the vendor's file", "") for name in files}
+        wanted.add(("Keras model against the vendor's file", ""))
         # XNNPACK of the newer runtime knows the operator.
-        self.assertEqual(found["ai_edge_litert"], vendors)
+        self.assertEqual(found["ai_edge_litert"], wanted)
         note = (
             "tflite_runtime does not run the vendor's file: custom operators "
             "Convolution2DTransposeBias"
