@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import pathlib
 from collections.abc import Callable
 
@@ -11,8 +12,22 @@ from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# These need an extra that `test` does not bring, see setup.cfg; the report says so.
+collect_ignore = (
+    []
+    if importlib.util.find_spec("torch")
+    else ["pytorch_test.py", "torch_network_test.py"]
+)
+
 # Under pytest nobody parses a command line; this gives every flag its default.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_report_header() -> str | None:
+    """Says which tests are left out."""
+    if not collect_ignore:
+        return None
+    return f"torch is not installed: left out are {', '.join(collect_ignore)}"
 
 
 @pytest.fixture(scope="session")

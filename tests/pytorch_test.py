@@ -1,20 +1,19 @@
-"""Tests of ondevice/pytorch.py and verification/torch_parity.py, where torch is."""
+"""Tests of ondevice/pytorch.py and verification/torch_parity.py."""
 
 import contextlib
 import json
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from checkpoints import manifest as manifests  # noqa: E402
-from checkpoints import tflite_file, weights  # noqa: E402
-from ondevice import commands, fresh, pytorch, torch_models  # noqa: E402
-from ondevice.device import opening, runtimes, session  # noqa: E402
-from ondevice.rebuild import state_dicts  # noqa: E402
-from ondevice.verification import torch_parity  # noqa: E402
-from tests import tiny_builds, tiny_detector  # noqa: E402
+from checkpoints import manifest as manifests
+from checkpoints import tflite_file, weights
+from ondevice import commands, fresh, pytorch, torch_models
+from ondevice.device import opening, runtimes, session
+from ondevice.rebuild import state_dicts
+from ondevice.verification import torch_parity
+from tests import tiny_builds, tiny_detector
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
-"""Tests of ondevice/rebuild/torch_network.py and state_dicts.py, where torch is."""
+"""Tests of ondevice/rebuild/torch_network.py and state_dicts.py."""
 
 import dataclasses
 import pickle
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from checkpoints import manifest as manifests  # noqa: E402
-from ondevice.rebuild import (  # noqa: E402
+from checkpoints import manifest as manifests
+from ondevice.rebuild import (
     network,
     specs,
     state_dicts,
@@ -17,8 +16,8 @@ from ondevice.rebuild import (  # noqa: E402
     torch_names,
     torch_network,
 )
-from ondevice.verification import check, compare  # noqa: E402
-from tests import tiny_detector  # noqa: E402
+from ondevice.verification import check, compare
+from tests import tiny_detector
 
 # Blocks, decoders and activations that the palm's kind lacks.
 FACE = dataclasses.replace(
