@@ -102,6 +102,7 @@ def _observed(
     name: str, seed: int, steps: int
 ) -> tuple[list[verdict.Verdict], list[causes.Curve]]:
     """Every experiment on one network."""
+    from checkpoints import manifest as manifests
     from ondevice.device import runtimes
     from ondevice.observing import causes, files, networks, paths, subject, workflows
 
@@ -122,7 +123,7 @@ def _observed(
         verdicts += study.verdicts
         logging.info("%s: claim e.", name)
         verdicts.append(workflows.observe(observed, model, runtimes.choose(), place))
-        for ops in observed.ops:
+        for ops in manifests.OPS:
             logging.info("%s: --ops=%s in every runtime.", name, ops)
             verdicts.append(paths.observe(observed, ops, place))
     return verdicts, study.curves

@@ -379,9 +379,7 @@ class Causes:
 
     def _saved_under_keras_names(self) -> str:
         """What becomes of a checkpoint that TensorFlow writes under colliding names."""
-        if "select" not in self._subject.ops:
-            return "not tried with this network"
-        variant = subject.Variant("select", whole=False, fault=subject.COLLIDING)
+        variant = subject.Variant("select", fault=subject.COLLIDING)
         try:
             with runs.opened(self._subject.model(variant), runtimes.FLEX) as running:
                 before = runs.look(running, self._subject)

@@ -37,6 +37,10 @@ class _Reversed(keras_model.KerasTrainable):
         return found, [subject.turned_over(gradient) for gradient in gradients]
 
 
+class _Colliding(subject.Colliding, keras_model.SelectKeras):
+    """Its variables are saved under names that collide, as the overview's are."""
+
+
 def make(seed: int) -> subject.Subject:
     """The network with random weights, with Adam.
 
@@ -58,9 +62,10 @@ def make(seed: int) -> subject.Subject:
         network = build()
         network.get_layer("hidden").trainable = variant.whole
         loss = losses.get(variant.fault, "softmax_cross_entropy")
-        if variant.fault == subject.REVERSED:
-            return _Reversed(network, loss, settings, _BATCH)
-        return trainable.of_keras(network, loss, settings, _BATCH)
+        faulty = {subject.REVERSED: _Reversed, subject.COLLIDING: _Colliding}
+        if variant.fault in faulty:
+            return faulty[variant.fault](network, loss, settings, _BATCH)
+        return trainable.of_keras(network, loss, settings, _BATCH, ops=variant.ops)
 
     @functools.cache
     def model(variant: subject.Variant) -> bytes:
@@ -85,7 +90,6 @@ def make(seed: int) -> subject.Subject:
         rate=_RATE,
         probe={"x": batches[0]["x"][:1]},
         settings=settings,
-        ops=("builtin",),
     )
 
 

@@ -34,6 +34,10 @@ class _Reversed(trainable.Trainable):
         return found, [subject.turned_over(gradient) for gradient in gradients]
 
 
+class _Colliding(subject.Colliding, trainable.SelectTrainable):
+    """Its variables are saved under names that collide."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Recipe(fresh.Recipe):
     """A recipe that a fault may be built into."""
@@ -44,7 +48,7 @@ class _Recipe(fresh.Recipe):
     def module_type(self) -> type[trainable.Trainable]:
         """The module, whose steps go wrong where the fault is in them."""
         if self.fault == subject.COLLIDING:
-            return subject.Colliding
+            return _Colliding
         return _Reversed if self.fault == subject.REVERSED else super().module_type
 
     def loss(self, outputs, **named):

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from ondevice.observing import runs
-from signatures import select
 
 # What may be wrong with a file that was converted.
 RIGHT = "right"
@@ -67,7 +66,6 @@ class Subject:
       rate: A learning rate at which it learns.
       probe: What `infer` takes.
       settings: Of the optimizer, as `keras` takes them.
-      ops: Ways to a file that `model` knows.
     """
 
     name: str
@@ -80,7 +78,6 @@ class Subject:
     rate: float
     probe: Mapping[str, np.ndarray]
     settings: Any
-    ops: tuple[str, ...] = ("builtin", "select")
 
 
 def swapped_entropy(probabilities: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
@@ -116,8 +113,8 @@ def turned_over(gradient: tf.Tensor) -> tf.Tensor:
     return turned
 
 
-class Colliding(select.SelectTrainable):
-    """Saves as the overview does, by `weight.name`, under Keras 3."""
+class Colliding:
+    """To be inherited first: saves as the overview does, by Keras 3's `weight.name`."""
 
     def _saved_name(self, name: str) -> str:
         return runs.keras_name(name)
