@@ -155,7 +155,12 @@ class TestOverview:
         held = {each.key: each.holds for each in study.verdicts}
         assert held.pop("d.restored") and held.pop("d.rate") and held.pop("d.frozen")
         assert held.pop("d.kernel") == ("tflite_runtime" in runtimes.installed())
+        assert held.pop("d.swapped") and held.pop("d.softmax")
         assert not any(held.values()), held
+        for key in ("d.swapped", "d.softmax"):
+            (loss,) = (each for each in study.verdicts if each.key == key)
+            small, large = loss.evidence["share_of_the_learning_that_is_left"].values()
+            assert large < 0 < 0.5 < small, loss.evidence
         (names,) = (each for each in study.verdicts if each.key == "d.names")
         message = names.evidence["tf.raw_ops.Save"]
         assert "name bias" in message and "Mismatching shapes" in message

@@ -24,6 +24,7 @@ from signatures import keras_model, objectives, optimizers, trainable
 NAME = "overview"
 _BATCH, _BATCHES, _CLASSES = 32, 2, 10
 _RATE = 1e-3  # Adam's, the one that Keras has for a default.
+_FAST = 0.1
 
 
 class _Reversed(keras_model.KerasTrainable):
@@ -88,6 +89,8 @@ def make(seed: int) -> subject.Subject:
         keras=lambda: _InKeras(build, weights),
         batches=batches,
         rate=_RATE,
+        gentle=_RATE,
+        fast=_FAST,
         probe={"x": batches[0]["x"][:1]},
         settings=settings,
     )

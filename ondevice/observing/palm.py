@@ -20,7 +20,7 @@ from signatures import losses, optimizers, trainable
 
 _BATCH, _BATCHES = 4, 2
 # Adam's; new class heads learn at a hundred times it.
-_RATE = 3e-5
+_RATE, _GENTLE = 3e-5, 3e-6
 # Of the frame's side, so that hands are as large as the detector is used to.
 _SHARE = 0.8
 
@@ -130,6 +130,8 @@ def make(ported: class_files.Ported, seed: int) -> subject.Subject:
         keras=in_keras,
         batches=batches,
         rate=_RATE,
+        gentle=_GENTLE,
+        fast=_RATE,
         probe={"image": batches[0]["image"][:1]},
         settings=right.settings,
     )

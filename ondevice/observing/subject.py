@@ -64,6 +64,8 @@ class Subject:
       keras: Of the same weights, for steps in TensorFlow.
       batches: What `train` takes, but for the learning rate.
       rate: A learning rate at which it learns.
+      gentle: One at which logits stay small for a few dozen steps.
+      fast: One at which they grow large, and the right loss falls all the same.
       probe: What `infer` takes.
       settings: Of the optimizer, as `keras` takes them.
     """
@@ -76,6 +78,8 @@ class Subject:
     keras: Callable[[], Steps]
     batches: Sequence[Mapping[str, np.ndarray]]
     rate: float
+    gentle: float
+    fast: float
     probe: Mapping[str, np.ndarray]
     settings: Any
 
