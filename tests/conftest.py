@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -13,6 +14,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Under pytest nobody parses a command line; this gives every flag its default.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true a test that was skipped fails the run: it shows nothing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if os.environ.get("CI") == "true" and skipped:
+        reporter.write_line(f"CI=true, and skipped: {len(skipped)} tests", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
