@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -28,6 +29,15 @@ def pytest_report_header() -> str | None:
     if not collect_ignore:
         return None
     return f"torch is not installed: left out are {', '.join(collect_ignore)}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true a test that was skipped fails the run: it shows nothing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if os.environ.get("CI") == "true" and skipped:
+        reporter.write_line(f"CI=true, and skipped: {len(skipped)} tests", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
