@@ -126,7 +126,8 @@ def fit(
     Args:
       checkpoint: Of either format.
       manifest: Of the model.
-      renames: (old, new) names of tensors.
+      renames: (old, new) names of tensors; one `*` in each stands for what is kept, and
+        a name that is told by itself goes before.
       zero_slots: Whether slots and the step may be missing, and are zero then.
 
     Raises:
@@ -171,7 +172,9 @@ def fit(
 
 
 def average(
-    paths: Sequence[str | os.PathLike[str]], shares: Sequence[float]
+    paths: Sequence[str | os.PathLike[str]],
+    shares: Sequence[float],
+    manifest: manifests.Manifest | None = None,
 ) -> Fitted:
     """Returns the mean of the weights of several checkpoints of one model.
 
@@ -182,10 +185,12 @@ def average(
     Args:
       paths: Of checkpoints of ours.
       shares: Of each in the mean; not negative, and not all 0.
+      manifest: Of the model, which tells slots from weights; otherwise names do.
 
     Raises:
-      CheckpointError: If one is damaged or has no header; or naming all in which they
-        differ: model, optimizer, classes, tensors; integers among the weights.
+      CheckpointError: If one is damaged or has no header, or is not of the model; or
+        naming all in which they differ: model, optimizer, classes, tensors; integers
+        among the weights.
       OSError: If one cannot be read.
     """
     total = sum(shares)
@@ -203,7 +208,7 @@ def average(
                 f"{strict_json.summary(faults)}."
             )
         if found is first:
-            slots = _slots(found, path)
+            slots = _slots(found, path) if manifest is None else _told(found, manifest)
         for name, array in found.tensors.items():
             if name not in slots and array.dtype.kind == "f":
                 part = array.astype(np.float64) * (share / total)
@@ -227,11 +232,28 @@ def _renamed(
     tensors: Mapping[str, np.ndarray], renames: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the tensors by their new names, and what is wrong with the renames."""
-    new = dict(renames)
+    patterns = [(old, new) for old, new in renames if "*" in old]
+    new = {old: name for old, name in renames if "*" not in old}
     found: dict[str, np.ndarray] = {}
     faults = [f"no tensor {old!r} to rename" for old in new if old not in tensors]
     olds = [old for old, _ in renames]
-    faults += [f"{old!r} renamed twice" for old in new if olds.count(old) > 1]
+    twice = [old for old in dict.fromkeys(olds) if olds.count(old) > 1]
+    faults += [f"{old!r} renamed twice" for old in twice]
+    for old, target in patterns:
+        before, _, after = old.partition("*")
+        if "*" in after or target.count("*") != 1:
+            faults.append(f"{old}={target}, where each must have one *")
+            continue
+        kept = {
+            name: name[len(before) : len(name) - len(after)]
+            for name in tensors
+            if len(name) >= len(before + after)
+            and name.startswith(before)
+            and name.endswith(after)
+        }
+        if not kept:
+            faults.append(f"no tensor {old!r} to rename")
+        new = {name: target.replace("*", part) for name, part in kept.items()} | new
     for name, array in tensors.items():
         target = new.get(name, name)
         if target in found:
@@ -260,10 +282,21 @@ def _slots(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> frozenset[st
     if len(kinds) > 1:
         raise store.CheckpointError(
             "Every weight of a checkpoint that is averaged must have the same slots, "
-            f"so that these can be told by their names. Received: {os.fspath(path)}, "
-            f"with the slots {sorted(kinds)[:8]}."
+            "so that these can be told by their names; --model tells them otherwise. "
+            f"Received: {os.fspath(path)}, with the slots {sorted(kinds)[:8]}."
         )
     return frozenset(children | (names & {"step"}))
+
+
+def _told(checkpoint: Checkpoint, manifest: manifests.Manifest) -> frozenset[str]:
+    """Returns the names of the slots and the step, as the model tells them.
+
+    Raises:
+      CheckpointError: If the checkpoint is not the model's.
+    """
+    fit(checkpoint, manifest)
+    parameters = manifests.PARAMETERS
+    return frozenset(v.name for v in manifest.variables if v.role not in parameters)
 
 
 def _differences(

@@ -190,7 +190,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
 
     from ondevice import fresh
     from ondevice.rebuild import porting, recognition, topology
-    from ondevice.verification import inputs, prove
+    from ondevice.verification import inputs, prove, vendors
     from signatures import losses, optimizers
 
     found = recognition.recognise(file)
@@ -220,7 +220,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
     made = time.monotonic() - started
     logging.info("Converted after %.0f s. Proving.", made)
     proof = prove.prove(
-        prove.Vendor(source.data, found, ported), recipe, weights, files, photographs
+        vendors.Vendor(source.data, found, ported), recipe, weights, files, photographs
     )
     directory = config.output_dir or pathlib.Path("out") / source.name
     result = {

@@ -8,7 +8,7 @@
         --output=out/run/best.ckpt
         For tf.raw_ops.Restore, and for files built with --ops=select.
     python -m ondevice.checkpoint convert phone.ckpt --model=$M --to=ondevice \\
-        --missing_slots=zero --rename=stem/kernel:0=stem/kernel --output=p.safetensors
+        --missing_slots=zero '--rename=*:0=*' --output=p.safetensors
         What an app saved with tf.raw_ops.Save, as in TensorFlow's overview of training
         on the device: weights alone, under names of its own.
     python -m ondevice.checkpoint diff $C out/run/latest.safetensors
@@ -51,7 +51,10 @@ if TYPE_CHECKING:
 
 FLAGS = commands.flag_values()
 _MODEL = flags.DEFINE_string(
-    "model", None, "The trainable .tflite (inspect, convert).", flag_values=FLAGS
+    "model",
+    None,
+    "The trainable .tflite (inspect, convert; average, to tell slots from weights).",
+    flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "The file to write (convert, average).", flag_values=FLAGS
@@ -62,7 +65,8 @@ _TO = flags.DEFINE_enum(
 _RENAME = flags.DEFINE_multi_string(
     "rename",
     [],
-    "OLD=NEW: the tensor OLD is the model's variable NEW (convert); may be repeated.",
+    "OLD=NEW: the tensor OLD is the model's variable NEW (convert); a * in both stands "
+    "for what names have in common. May be repeated.",
     flag_values=FLAGS,
 )
 _MISSING_SLOTS = flags.DEFINE_enum(
@@ -147,19 +151,21 @@ def convert(
 
 
 def average(
-    paths: Sequence[str], output: str, weights: Sequence[float]
+    paths: Sequence[str], output: str, weights: Sequence[float], model: str | None
 ) -> dict[str, Any]:
     """Writes the mean of checkpoints of one model.
 
     Raises:
       CheckpointError: If one is damaged, or they are not of one model; nothing is
         written.
+      ExportError: If the model is no trainable file of ours.
       OSError: If a file cannot be read or written.
     """
     from checkpoints import interchange
 
     started = time.monotonic()
-    mean = interchange.average(paths, weights)
+    manifest = _source(model).manifest if model else None
+    mean = interchange.average(paths, weights, manifest)
     logging.info(
         "The step and %d slots of the optimizer are zero: their mean would be the "
         "state of no run. Training goes on as from a new start.",
@@ -296,8 +302,14 @@ def _diff(paths: Sequence[str]) -> commands.Outcome:
 
 def _average(paths: Sequence[str]) -> commands.Outcome:
     read = {f"checkpoint {place}": path for place, path in enumerate(paths, 1)}
+    model = commands.optional_path(_MODEL)
+    if model:
+        read["--model"] = str(model)
     output = commands.new_file(_OUTPUT.value, read)
-    return commands.Outcome(average(paths, output, _shares(len(paths))))
+    shares = _shares(len(paths))
+    return commands.Outcome(
+        average(paths, output, shares, str(model) if model else None)
+    )
 
 
 # Name -> what runs it, how many checkpoints it takes, and the flags it takes.
@@ -310,7 +322,7 @@ _COMMANDS: dict[
     "inspect": (_inspect, 1, 1, ("model",)),
     "convert": (_convert, 1, 1, ("model", "output", "to", "rename", "missing_slots")),
     "diff": (_diff, 2, 2, ()),
-    "average": (_average, 2, math.inf, ("output", "weights")),
+    "average": (_average, 2, math.inf, ("output", "weights", "model")),
 }
 
 

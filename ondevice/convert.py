@@ -245,7 +245,7 @@ def write(
       OSError: If a file cannot be written.
     """
     signatures = module.signature_specs
-    data = trainable(module, module.functions(signatures), signatures)
+    data = trainable(module, module.functions(signatures), signatures, module.ops)
     manifest = dataclasses.replace(
         keras_files.described(module, versions()),
         variables=with_buffers(data, module.specs),

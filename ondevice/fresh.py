@@ -20,7 +20,7 @@ from ondevice import convert
 from ondevice import precision as precisions
 from ondevice.detection import anchors
 from ondevice.rebuild import network, specs, topology
-from signatures import contract, losses, optimizers, scores, select, stateless
+from signatures import contract, losses, optimizers, scores, stateless
 from signatures import trainable
 
 # A recipe's field is called `trainable`, too.
@@ -95,7 +95,9 @@ class Recipe:
     @property
     def module_type(self) -> _Module:
         """The module that `ops` asks for."""
-        return select.SelectTrainable if self.ops == "select" else trainable.Trainable
+        if self.ops == "select":
+            return trainable.SelectTrainable
+        return trainable.Trainable
 
     def loss(self, outputs, **targets):
         """The detector's loss; see `signatures.losses.detection`."""

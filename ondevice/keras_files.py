@@ -38,7 +38,7 @@ def described(
         optimizer=dataclasses.asdict(module.settings),
         losses={},
         batch_size=module.plan.batch,
-        ops="builtin",
+        ops=module.ops,
         signatures=module.signature_specs,
         variables=(),
         constants=(),

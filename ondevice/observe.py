@@ -35,7 +35,7 @@ from absl import flags, logging
 from ondevice import commands
 
 if TYPE_CHECKING:
-    from ondevice.observing import causes, verdict
+    from ondevice.observing import study, verdict
 
 FLAGS = commands.flag_values()
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
     directory = pathlib.Path(_OUTPUT_DIR.value or "")
     directory.mkdir(parents=True, exist_ok=True)
     verdicts: list[verdict.Verdict] = []
-    curves: dict[str, Sequence[causes.Curve]] = {}
+    curves: dict[str, Sequence[study.Curve]] = {}
     for name in _NETWORKS.value:
         found, curves[name] = _observed(name, _SEED.value, _STEPS.value)
         verdicts += found
@@ -100,8 +100,9 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
 
 def _observed(
     name: str, seed: int, steps: int
-) -> tuple[list[verdict.Verdict], list[causes.Curve]]:
+) -> tuple[list[verdict.Verdict], list[study.Curve]]:
     """Every experiment on one network."""
+    from checkpoints import manifest as manifests
     from ondevice.device import runtimes
     from ondevice.observing import causes, files, networks, paths, subject, workflows
 
@@ -114,18 +115,18 @@ def _observed(
         for runtime in runtimes.installed():
             logging.info("%s: claims a, b and c on %s.", name, runtime)
             verdicts += files.observe(observed, runtime, place)
-        study = causes.Causes(observed, steps, place)
-        experiments = list(study.experiments())
-        for what, run in commands.progress(experiments, f"{name}, claim d"):
+        experiments = causes.Causes(observed, steps, place)
+        each = list(experiments.experiments())
+        for what, run in commands.progress(each, f"{name}, claim d"):
             logging.info("%s: claim d, %s.", name, what)
             run()
-        verdicts += study.verdicts
+        verdicts += experiments.verdicts
         logging.info("%s: claim e.", name)
         verdicts.append(workflows.observe(observed, model, runtimes.choose(), place))
-        for ops in observed.ops:
+        for ops in manifests.OPS:
             logging.info("%s: --ops=%s in every runtime.", name, ops)
             verdicts.append(paths.observe(observed, ops, place))
-    return verdicts, study.curves
+    return verdicts, experiments.curves
 
 
 if __name__ == "__main__":

@@ -95,12 +95,6 @@ def signatures(
     targets = target_specs(sizes)
     losses = tuple(spec(name, ()) for name in LOSSES)
     trained = (*losses, spec("gradient_norm", ()))
-    restored = spec("restored", (), "int32")
-    version = spec("format_version", (), "int32")
-    state = (version, *(spec(v.name, v.shape, v.dtype) for v in variables))
-    saved_from = (version,)
-    if ops == "select":
-        state = saved_from = (spec("checkpoint_path", (), "string"),)
     table = [
         manifest.SignatureSpec(TRAIN, (image, *targets, rate), trained),
         manifest.SignatureSpec(
@@ -111,8 +105,7 @@ def signatures(
                 spec("classificators", (1, sizes.anchors, sizes.classes)),
             ),
         ),
-        manifest.SignatureSpec(SAVE, saved_from, state),
-        manifest.SignatureSpec(RESTORE, state, (restored,)),
+        *_saving(variables, ops),
         manifest.SignatureSpec(EVALUATE, (image, *targets), losses),
     ]
     if sizes.features:
@@ -137,6 +130,7 @@ def of_model(
     batch: int,
     infer_batch: int,
     seeded: bool,
+    ops: str = "builtin",
 ) -> tuple[manifest.SignatureSpec, ...]:
     """The contract of a trainable file that is no detector, keys in alphabetical order.
 
@@ -148,14 +142,14 @@ def of_model(
       batch: B, samples in a training step.
       infer_batch: Samples in `infer`.
       seeded: Whether a step draws random numbers, and takes a seed for them.
+      ops: As in `signatures`.
     """
     spec = manifest.TensorSpec
 
     def batched(specs, size):
         return tuple(spec(s.name, (size, *s.shape), s.dtype) for s in specs)
 
-    version, loss = spec("format_version", (), "int32"), spec("loss", ())
-    state = (version, *(spec(v.name, v.shape, v.dtype) for v in variables))
+    loss = spec("loss", ())
     given = (*batched(inputs, batch), *targets)
     seeds = (spec("seed", (), "int32"),) if seeded else ()
     table = [
@@ -167,8 +161,23 @@ def of_model(
         manifest.SignatureSpec(
             INFER, batched(inputs, infer_batch), batched(outputs, infer_batch)
         ),
-        manifest.SignatureSpec(SAVE, (version,), state),
-        manifest.SignatureSpec(RESTORE, state, (spec("restored", (), "int32"),)),
+        *_saving(variables, ops),
         manifest.SignatureSpec(EVALUATE, given, (loss,)),
     ]
     return tuple(sorted(table, key=lambda signature: signature.key))
+
+
+def _saving(
+    variables: tuple[manifest.VariableSpec, ...], ops: str
+) -> tuple[manifest.SignatureSpec, ...]:
+    """Save and restore."""
+    spec = manifest.TensorSpec
+    version = spec("format_version", (), "int32")
+    state = (version, *(spec(v.name, v.shape, v.dtype) for v in variables))
+    saved_from = (version,)
+    if ops == "select":
+        state = saved_from = (spec("checkpoint_path", (), "string"),)
+    return (
+        manifest.SignatureSpec(SAVE, saved_from, state),
+        manifest.SignatureSpec(RESTORE, state, (spec("restored", (), "int32"),)),
+    )

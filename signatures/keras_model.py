@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from checkpoints import manifest
-from signatures import contract, keras_plan, module, optimizers, stateless
+from signatures import contract, keras_plan, module, optimizers, select, stateless
 from signatures.gradients import randomness, trace
 
 # The name of the variable in which Keras keeps the state of a random layer.
@@ -87,6 +87,7 @@ class KerasTrainable(module.Module):
             plan.batch,
             plan.infer_batch,
             self._seeded,
+            self.ops,
         )
 
     def inference(
@@ -106,15 +107,12 @@ class KerasTrainable(module.Module):
 
     def _train(self, tensors):
         values = self._values()
-        generator = None
+        drawn = {}
         if self._seeded:
             step = self._optimizer.step.read_value()
-            generator = randomness.Generator(tensors["seed"], step)
+            drawn["generator"] = randomness.Generator(tensors["seed"], step)
         (loss, updated), gradients = self._differentiate(
-            self._losses,
-            values,
-            *self._given(tensors),
-            generator=generator,
+            self._losses, values, *self._given(tensors), **drawn
         )
         norm = self._optimizer.apply(values, gradients, tensors["learning_rate"])
         for name, value in updated.items():
@@ -211,6 +209,24 @@ class KerasTrainable(module.Module):
         )
         (program,) = found
         return program
+
+
+class SelectKeras(select.Select, KerasTrainable):
+    """A Keras model whose file needs the Flex delegate."""
+
+    def __init__(self, model: keras.Model, *args: Any, **kwargs: Any) -> None:
+        """As `KerasTrainable`.
+
+        Raises:
+          ValueError: Also if a step draws random numbers: there they are TensorFlow's,
+            which a resumed run cannot repeat.
+        """
+        super().__init__(model, *args, **kwargs)
+        if self._seeded:
+            raise ValueError(
+                "With ops='select' a training step must draw no random numbers. "
+                f"Received: {model.name!r}, which does (Dropout, for one)."
+            )
 
 
 def _weights(model: keras.Model) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -23,7 +23,14 @@ from signatures.gradients import graph
 
 
 class Module(tf.Module):
-    """Holds the variables; a method `_<key>` of the subclass stands for a signature."""
+    """Holds the variables; a method `_<key>` of the subclass stands for a signature.
+
+    Attributes:
+      ops: `builtin`, or `select` where `select.Select` is inherited: the operators that
+        its file needs.
+    """
+
+    ops = "builtin"
 
     def __init__(
         self,
@@ -125,6 +132,6 @@ class Module(tf.Module):
     def _constants(self) -> dict[str, tf.Tensor]:
         return {name: tf.constant(value) for name, value in self._frozen.items()}
 
-    # How a function of the weights is emitted; --ops=select leaves it to TensorFlow.
+    # How a function of the weights is emitted; `select.Select` leaves it to TensorFlow.
     _forward: Any = staticmethod(graph.forward)
     _differentiate: Any = staticmethod(graph.value_and_gradients)

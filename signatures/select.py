@@ -13,23 +13,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from signatures import trainable
-
 
 def _forward(
-    function: Callable[..., Any],
-    weights: Sequence[tf.Tensor],
-    *args: Any,
-    depthwise: str = "kernel",
+    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
 ) -> Any:
     return function(weights, *args)
 
 
 def _differentiate(
-    function: Callable[..., Any],
-    weights: Sequence[tf.Tensor],
-    *args: Any,
-    depthwise: str = "kernel",
+    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
 ) -> tuple[Any, list[tf.Tensor]]:
     outputs = function(weights, *args)
     loss = tf.nest.flatten(outputs)[0]
@@ -39,11 +31,13 @@ def _differentiate(
     return outputs, gradients
 
 
-class SelectTrainable(trainable.Trainable):
-    """A trainable module whose file needs the Flex delegate."""
+class Select:
+    """To be inherited before a `module.Module`: its file needs the Flex delegate."""
 
+    ops = "select"
     _forward = staticmethod(_forward)
     _differentiate = staticmethod(_differentiate)
+    _state: list[tuple[str, str, tf.Variable]]  # Of the module.
 
     def _saved_name(self, name: str) -> str:
         """The name of a variable in the checkpoint."""

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from signatures import contract, keras_model, module, optimizers, stateless
+from signatures import contract, keras_model, module, optimizers, select, stateless
 
 # Takes the network's outputs and the targets by name; gives at least `contract.LOSSES`.
 Loss = Callable[..., Mapping[str, tf.Tensor]]
@@ -30,6 +30,7 @@ def of_keras(
     batch_size: int = 32,
     targets: Any = None,
     infer_batch_size: int = 1,
+    ops: str = "builtin",
 ) -> keras_model.KerasTrainable:
     """Makes any Keras model trainable; `ondevice.convert.write` makes its files.
 
@@ -50,6 +51,8 @@ def of_keras(
         the output's own where it is not told, int32 without the last axis for a sparse
         loss.
       infer_batch_size: Samples in a call of `infer`.
+      ops: `builtin`, or `select` for the official recipe, which needs the Flex delegate
+        and tensorflow < 2.20.
 
     Returns:
       The module.
@@ -61,9 +64,10 @@ def of_keras(
     """
     if isinstance(optimizer, str):
         optimizer = optimizers.Settings(optimizer, clip_norm=0.0)
-    return keras_model.KerasTrainable(
-        model, loss, optimizer, batch_size, targets, infer_batch_size
-    )
+    kinds = {k.ops: k for k in (keras_model.KerasTrainable, keras_model.SelectKeras)}
+    if ops not in kinds:
+        raise ValueError(f"ops must be one of {', '.join(kinds)}. Received: {ops!r}.")
+    return kinds[ops](model, loss, optimizer, batch_size, targets, infer_batch_size)
 
 
 class Trainable(module.Module):
@@ -194,6 +198,10 @@ class Trainable(module.Module):
         rate = tensors["learning_rate"]
         norm = self._optimizer.apply(values, gradients, rate, names)
         return {**dict(zip(contract.LOSSES, losses)), "gradient_norm": norm}
+
+
+class SelectTrainable(select.Select, Trainable):
+    """A detector whose file needs the Flex delegate."""
 
 
 def _features_in(tensors):

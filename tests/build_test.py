@@ -15,7 +15,7 @@ from checkpoints import tflite_file
 from ondevice import build, convert, fresh, rewrite
 from ondevice.device import runtimes, session
 from ondevice.rebuild import porting, recognition
-from ondevice.verification import prove
+from ondevice.verification import prove, vendors
 from signatures import optimizers
 from signatures.gradients import activations, depthwise, pooling, rules
 from tests import rewritten, tiny_detector
@@ -37,7 +37,7 @@ def _prove(recipe, only, steps=3, data=None):
             for name in [n for n in ported if n.startswith("classifier_")]:
                 weights[name] = np.repeat(ported[name], len(recipe.classes), -1)
         files = fresh.make(recipe, weights)
-        vendor = prove.Vendor(data, found, ported)
+        vendor = vendors.Vendor(data, found, ported)
         return prove.prove(vendor, recipe, weights, files, [], steps, only)
 
 
@@ -117,6 +117,19 @@ class ChainTest(absltest.TestCase):
             build.build(self._config())
         self.assertFalse((self.directory / "out").exists())
 
+    def test_the_one_class_is_what_the_vendors_file_detects(self):
+        class Stop(Exception):
+            pass
+
+        for spec in (tiny_detector.HOURGLASS, tiny_detector.FACES):
+            config = self._config(classes=())
+            data = tiny_detector.vendor_file(spec=spec)
+            (self.directory / "vendor.tflite").write_bytes(data)
+            with mock.patch.object(fresh, "make", side_effect=Stop) as made:
+                with tiny_detector.known(), self.assertRaises(Stop):
+                    build.build(config)
+            self.assertEqual(made.call_args.args[0].classes, (spec.subject,))
+
     def test_a_wrong_choice_writes_nothing(self):
         with tiny_detector.known(), self.assertRaisesRegex(ValueError, "blocks:99"):
             build.build(self._config(trainable="blocks:99"))
@@ -145,15 +158,13 @@ def _pays_every_tie(operation):
 
 class KindsTest(absltest.TestCase):
     def test_a_face_detector_is_proven(self):
-        recipe = tiny_detector.recipe(
-            spec=tiny_detector.FACES, classes=("a", "b"), trainable="blocks:2"
-        )
+        recipe = tiny_detector.recipe(spec=tiny_detector.FACES, trainable="blocks:1")
         self.assertEqual(_failing(_prove(recipe, ("ai_edge_litert",))), [])
 
     def test_a_custom_operator_is_run_where_it_can_be_and_told_where_not(self):
         spec = tiny_detector.HOURGLASS
         data = rewritten.with_custom_operator(tiny_detector.vendor_file(spec=spec))
-        recipe = tiny_detector.recipe(spec=spec)
+        recipe = tiny_detector.recipe(spec=spec, trainable="heads")
         proof = _prove(recipe, ("ai_edge_litert", "tflite_runtime"), data=data)
         self.assertEqual(_failing(proof), [])
         found = collections.defaultdict(set)
@@ -161,10 +172,10 @@ class KindsTest(absltest.TestCase):
             if " against the " in check.name and "regressors, noise" in check.name:
                 found[check.runtime].add((check.name.split(", ")[0], check.note))
         files = ("model.tflite", "inference.tflite")
-        vendors = {(f"{name} against the vendor's file", "") for name in files}
-        vendors.add(("Keras model against the vendor's file", ""))
+        wanted = {(f"{name} against the vendor's file", "") for name in files}
+        wanted.add(("Keras model against the vendor's file", ""))
         # XNNPACK of the newer runtime knows the operator.
-        self.assertEqual(found["ai_edge_litert"], vendors)
+        self.assertEqual(found["ai_edge_litert"], wanted)
         note = (
             "tflite_runtime does not run the vendor's file: custom operators "
             "Convolution2DTransposeBias"

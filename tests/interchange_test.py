@@ -174,6 +174,7 @@ class FitTest(InterchangeTestCase):
         overview = {f"{name}:0": array for name, array in self.tensors.items()}
         renames = [(f"{name}:0", name) for name in self.tensors]
         self.assert_same(self.fit(overview, renames).tensors, self.tensors)
+        self.assert_same(self.fit(overview, [("*:0", "*")]).tensors, self.tensors)
         m, v = "stem/kernel/m", "stem/kernel/v"
         found = self.fit(self.tensors, [(m, v), (v, m)]).tensors
         self.assertIs(found["stem/kernel/m"], self.tensors["stem/kernel/v"])
@@ -186,6 +187,11 @@ class FitTest(InterchangeTestCase):
             "two tensors that are 'x'.*surplus tensors .'x'",
         ),
         ([("step", "x"), ("step", "y")], "'step' renamed twice"),
+        ([("absent*", "*")], "no tensor 'absent[*]' to rename"),
+        ([("step*step", "*")], "no tensor 'step[*]step' to rename"),
+        ([("*", "x")], "each must have one [*]"),
+        ([("*e*", "*")], "each must have one [*]"),
+        ([("step", "x"), ("*", "*")], "surplus .*'x'"),
     )
     def test_renames_that_find_nothing_or_collide(self, renames, message):
         self.refuses(message, self.tensors, renames)
@@ -273,6 +279,24 @@ class AverageTest(InterchangeTestCase):
         plain = {"a": np.float32([1]), "a/b": np.float32([2]), "c": np.float32([3])}
         with self.assertRaisesRegex(store.CheckpointError, "the same slots"):
             self.average(plain, plain)
+
+    def test_a_model_tells_slots_from_weights(self):
+        roles = {"a": "weight", "a/b": "slot", "c": "state", "step": "step"}
+        made = checkpoint_data.MANIFEST
+        variables = tuple(
+            manifest.VariableSpec(n, (1,) if n != "step" else (), "float32", role)
+            for n, role in roles.items()
+        )
+        described = dataclasses.replace(made, variables=variables)
+        paths = [
+            self.saved(str(i), {v.name: np.full(v.shape, i, "f4") for v in variables})
+            for i in (1, 3)
+        ]
+        found = interchange.average(paths, (1, 1), described)
+        self.assertEqual(found.zeroed, ("a/b", "step"))
+        self.assertEqual([found.tensors[n].sum() for n in roles], [2, 0, 2, 0])
+        with self.assertRaisesRegex(store.CheckpointError, "missing"):
+            interchange.average(paths, (1, 1), made)
 
 
 class DataTest(absltest.TestCase):

@@ -54,6 +54,12 @@ class RefusalTest(parameterized.TestCase):
             convert.write(made, path)
         self.assertFalse(path.exists())
 
+    def test_other_operators_than_there_are(self):
+        with self.assertRaisesRegex(ValueError, "one of builtin, select. Rec.*'flex'"):
+            self.of(L.Dense(2), ops="flex")
+        with self.assertRaisesRegex(ValueError, "draw no random numbers"):
+            self.of(L.Dropout(0.5), L.Dense(2), ops="select")
+
     def test_nothing_that_trains(self):
         layer = L.Dense(2)
         layer.trainable = False

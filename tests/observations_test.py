@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ondevice import commands
-from ondevice.observing import causes, observations, verdict
+from ondevice.observing import observations, study, verdict
 from tests import conftest
 
 VERDICTS = [
@@ -21,7 +21,7 @@ VERDICTS = [
     ),
 ]  # fmt: skip
 CURVES = [
-    causes.Curve(label, (0, 1), (2.0, 1.0))
+    study.Curve(label, (0, 1), (2.0, 1.0))
     for label in ("not stopped", "restored", "b", "c", "d", "e", "f")
 ]
 

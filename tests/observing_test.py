@@ -14,6 +14,7 @@ from ondevice.observing import (
     files,
     overview,
     palm,
+    paths,
     runs,
     subject,
     workflows,
@@ -138,6 +139,14 @@ class TestOverview:
         costs = found.evidence["costs"]
         assert costs["patch"]["peak_megabytes"] < costs["guide"]["peak_megabytes"]
 
+    def test_the_official_recipe_runs_on_tensorflow_alone(self, small, tmp_path):
+        found = paths.observe(small, "select", tmp_path).evidence["runtimes"]
+        assert set(found) == set(runtimes.installed())
+        flex = found.pop(runtimes.FLEX)
+        assert flex["goes_on_bit_for_bit"]
+        assert flex["losses"][-1] < flex["losses"][0]
+        assert all("Flex delegate" in each["message"] for each in found.values())
+
     def test_causes(self, small, tmp_path):
         study = causes.Causes(small, 10, tmp_path, RUNTIME)
         for what, run in study.experiments():
@@ -146,7 +155,15 @@ class TestOverview:
         held = {each.key: each.holds for each in study.verdicts}
         assert held.pop("d.restored") and held.pop("d.rate") and held.pop("d.frozen")
         assert held.pop("d.kernel") == ("tflite_runtime" in runtimes.installed())
+        assert held.pop("d.swapped") and held.pop("d.softmax")
         assert not any(held.values()), held
+        for key in ("d.swapped", "d.softmax"):
+            (loss,) = (each for each in study.verdicts if each.key == key)
+            small, large = loss.evidence["share_of_the_learning_that_is_left"].values()
+            assert large < 0 < 0.5 < small, loss.evidence
+        (names,) = (each for each in study.verdicts if each.key == "d.names")
+        message = names.evidence["tf.raw_ops.Save"]
+        assert "name bias" in message and "Mismatching shapes" in message
         (kernel,) = (each for each in study.verdicts if each.key == "d.kernel")
         key = "error_of_a_slot_after_3_steps_over_its_largest_number"
         errors = kernel.evidence[key]

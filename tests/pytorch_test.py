@@ -1,20 +1,20 @@
-"""Tests of ondevice/pytorch.py and verification/torch_parity.py, where torch is."""
+"""Tests of ondevice/pytorch.py and verification/torch_parity.py."""
 
+import collections
 import contextlib
 import json
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from checkpoints import manifest as manifests  # noqa: E402
-from checkpoints import tflite_file, weights  # noqa: E402
-from ondevice import commands, fresh, pytorch, torch_models  # noqa: E402
-from ondevice.device import opening, runtimes, session  # noqa: E402
-from ondevice.rebuild import state_dicts  # noqa: E402
-from ondevice.verification import torch_parity  # noqa: E402
-from tests import tiny_builds, tiny_detector  # noqa: E402
+from checkpoints import manifest as manifests
+from checkpoints import tflite_file, weights
+from ondevice import commands, fresh, pytorch, torch_models
+from ondevice.device import opening, runtimes, session
+from ondevice.rebuild import specs, state_dicts, topology
+from ondevice.verification import torch_parity
+from tests import shared_data, tiny_builds, tiny_detector
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,15 @@ class TestImport:
             )
         assert any("that the vendor's file has not" in n for n in _failing(found))
         assert not found["verified"] and not (tmp_path / "model.tflite").exists()
+
+
+def test_operators_are_counted_as_the_layers_that_they_are():
+    """Of an int8 file, which adds the bias of a transpose convolution behind it."""
+    name = "palm_detection_builtin_256_integer_quant.tflite"
+    path = shared_data.shared("models", name)
+    kinds = torch_parity._kinds(tflite_file.read(path))
+    layers = topology.draw(specs.PRESETS["palm_256"])
+    assert kinds == collections.Counter(x.kind for x in layers if x.kind != "input")
 
 
 class TestCommand:

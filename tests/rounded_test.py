@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from checkpoints import tflite_file
 from ondevice.device import runtimes
-from ondevice.rebuild import network, porting, recognition, topology
+from ondevice.rebuild import network, nodes, porting, recognition, topology
 from ondevice.verification import check, rounded
 from signatures import stateless
 from tests import shared_data, tiny_detector
@@ -73,10 +73,10 @@ def test_weights_are_those_of_before_but_for_a_step_of_their_scale():
 
 
 def test_files_that_compute_with_integers_are_told():
-    assert rounded.rounds(_integer_file())
+    assert nodes.rounds(_integer_file())
     for spec in (tiny_detector.SPEC, SPEC):
         file = tflite_file.parse(tiny_detector.vendor_file(spec=spec))
-        assert not rounded.rounds(file)
+        assert not nodes.rounds(file)
 
 
 @pytest.mark.parametrize("runtime", runtimes.NAMES)

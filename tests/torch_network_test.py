@@ -1,42 +1,22 @@
-"""Tests of ondevice/rebuild/torch_network.py and state_dicts.py, where torch is."""
+"""Tests of ondevice/rebuild/torch_network.py and state_dicts.py."""
 
 import dataclasses
 import pickle
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from checkpoints import manifest as manifests  # noqa: E402
-from ondevice.rebuild import (  # noqa: E402
+from checkpoints import manifest as manifests
+from ondevice.rebuild import (
     network,
-    specs,
     state_dicts,
     topology,
     torch_names,
     torch_network,
 )
-from ondevice.verification import check, compare  # noqa: E402
-from tests import tiny_detector  # noqa: E402
-
-# Blocks, decoders and activations that the palm's kind lacks.
-FACE = dataclasses.replace(
-    tiny_detector.SPEC,
-    activation="relu",
-    kernel=3,
-    stem_kernel=3,
-    stages=(
-        (specs.Block(4), specs.Block(5)),
-        (specs.Block(6, stride=2, inner=3),),
-        (specs.Block(8, stride=2), specs.Block(8, inner=2)),
-        (specs.Block(8, stride=2, shortcut=False),),
-    ),
-    decoders=(
-        specs.Decoder(specs.TRANSPOSE, 8, (specs.Block(8),)),
-        specs.Decoder(specs.RESIZE_LAST, 5, (specs.Block(5),)),
-    ),
-)
+from ondevice.verification import check, compare
+from tests import tiny_detector
 
 
 def _weights(layers):
@@ -68,8 +48,16 @@ def _parity(spec, layers, weights, state):
     )
 
 
-@pytest.mark.parametrize("spec", [tiny_detector.SPEC, FACE], ids=["palm", "face"])
-@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize(
+    "spec, classes",
+    [
+        (tiny_detector.SPEC, 1),
+        (tiny_detector.SPEC, 3),
+        (tiny_detector.HOURGLASS, 1),
+        (tiny_detector.FACES, 1),
+        (tiny_detector.FACES, 3),
+    ],
+)
 def test_the_module_is_the_keras_model(spec, classes):
     layers = topology.draw(spec, classes, manifests.PLAIN)
     weights = _weights(layers)

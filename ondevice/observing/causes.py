@@ -8,17 +8,14 @@ the second n steps; it is blamed where less than half is left.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from checkpoints import manifest as manifests
-from ondevice.device import runtimes, session
-from ondevice.observing import runs, subject, verdict
-
-# A fault is blamed where less than this share of the learning is left.
-_BLAMED = 0.5
+from ondevice.device import runtimes
+from ondevice.observing import runs, study, subject
 
 # Runs this many times as long are taken for converged, or for what converges.
 _LONG = 6
@@ -30,66 +27,8 @@ _FEW = 3
 _BAKED = (0.01, 30.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """The right loss along a run; one point before each step, or fewer."""
-
-    label: str
-    steps: tuple[int, ...]
-    losses: tuple[float, ...]
-
-
-@dataclasses.dataclass
-class _Course:
-    """The run that was never stopped, and what was kept of it.
-
-    Attributes:
-      half: The state after n steps.
-      curve: The losses of 2 n steps.
-      start: Mean loss over all batches before the first step.
-      middle: The same after n.
-      end: The same after 2 n.
-    """
-
-    half: runs.State
-    full: runs.State
-    curve: list[float]
-    start: float
-    middle: float
-    end: float
-
-    def share(self, loss: float) -> float:
-        """Of the fall over the second half, what a run that ends here reached."""
-        return (self.middle - loss) / (self.middle - self.end)
-
-
-class Causes:
-    """The experiments on one subject.
-
-    Attributes:
-      curves: Of every run so far.
-      verdicts: Of every experiment so far.
-    """
-
-    def __init__(
-        self,
-        observed: subject.Subject,
-        steps: int,
-        directory: pathlib.Path,
-        runtime: str = runtimes.AUTO,
-    ) -> None:
-        """Runs nothing yet.
-
-        Args:
-          observed: The network.
-          steps: n.
-          directory: For checkpoints that come and go.
-          runtime: For all but the kernels, which are tried in each.
-        """
-        self._subject, self._steps = observed, steps
-        self._directory, self._runtime = directory, runtime
-        self.curves: list[Curve] = []
-        self.verdicts: list[verdict.Verdict] = []
+class Causes(study.Study):
+    """The experiments on one subject."""
 
     def experiments(self) -> Iterator[tuple[str, Callable[[], None]]]:
         """(what it is, what runs it), to be run in this order."""
@@ -119,7 +58,7 @@ class Causes:
             losses += runs.train(running, self._subject, n, n)
             full, end = running.state(), runs.loss(running, self._subject)
             self._specs = running.manifest.variables
-        self._course = _Course(half, full, losses, start, middle, end)
+        self._course = study.Course(half, full, losses, start, middle, end)
         self._draw("not stopped", 0, losses)
 
     def _properly(self) -> None:
@@ -251,31 +190,59 @@ class Causes:
     # Faults of the file. What such a file learns is judged by the right one's loss.
 
     def _swapped(self) -> None:
-        self._faulty(
+        self._wrong_loss(
             "d.swapped",
             "The loss called with its arguments swapped, as in both official samples, "
             "ends the learning.",
-            subject.Variant(fault=subject.SWAPPED),
+            subject.SWAPPED,
         )
 
     def _twice(self) -> None:
-        self._faulty(
+        self._wrong_loss(
             "d.softmax",
             "A softmax before a loss that takes another ends the learning.",
-            subject.Variant(fault=subject.TWICE),
+            subject.TWICE,
         )
+
+    def _wrong_loss(self, key: str, claim: str, fault: str) -> None:
+        """At two rates: such a loss has no gradient where a class is ruled out.
+
+        The right one's gradient by the logits is p - y. That of either wrong one has
+        p of the right class for a factor: what is wrong with certainty stays so, and
+        the faster logits grow the sooner that is.
+        """
+        observed, shares, after = self._subject, {}, {}
+        for what, rate in (
+            ("logits stay small", observed.gentle),
+            ("logits grow large", observed.fast),
+        ):
+            curve = self._learnt(subject.Variant(fault=fault), self._runtime, rate)
+            right = self._right_at(rate)
+            fell = right.losses[0] - right.losses[-1]
+            label = f"{what}, rate {rate:g}"
+            shares[label] = (curve.losses[0] - curve.losses[-1]) / fell
+            after[label] = {fault: curve.losses[-1], "right": right.losses[-1]}
+            self.curves.append(
+                dataclasses.replace(curve, label=f"{fault}, rate {rate:g}")
+            )
+        self._blame(key, claim, shares, {"loss_after_2_n_steps": after})
+
+    @functools.cache
+    def _right_at(self, rate: float) -> study.Curve:
+        return self._learnt(subject.Variant(), self._runtime, rate)
 
     def _frozen(self) -> None:
-        self._faulty(
+        curve = self._learnt(subject.Variant(whole=False), self._runtime)
+        self.curves.append(curve)
+        self._blame(
             "d.frozen",
             "Weights that are frozen in the file end the learning.",
-            subject.Variant(whole=False),
+            {
+                "of all that is learnt in 2 n steps": self._course.share_of_all(
+                    curve.losses[-1]
+                )
+            },
         )
-
-    def _faulty(self, key: str, claim: str, variant: subject.Variant) -> None:
-        share, curve = self._learnt(variant, self._runtime)
-        self.curves.append(curve)
-        self._blame(key, claim, {"of all that is learnt in 2 n steps": share})
 
     def _kernel(self) -> None:
         """The last layers alone: their steps are quick in every runtime."""
@@ -284,8 +251,9 @@ class Causes:
             fell, after = {}, {}
             for fault in (subject.RIGHT, subject.REVERSED):
                 variant = subject.Variant(whole=False, fault=fault)
-                share, curve = self._learnt(variant, runtime)
-                fell[fault], after[fault] = share, self._slots(variant, runtime)
+                curve = self._learnt(variant, runtime)
+                fell[fault] = self._course.share_of_all(curve.losses[-1])
+                after[fault] = self._slots(variant, runtime)
                 if fault == subject.REVERSED:
                     self.curves.append(
                         dataclasses.replace(curve, label=f"{curve.label}, {runtime}")
@@ -322,50 +290,6 @@ class Causes:
 
     # Parts of them.
 
-    @property
-    def _checkpoint(self) -> pathlib.Path:
-        return self._directory / f"{self._subject.name}-half.safetensors"
-
-    def _opened(self, state: runs.State | None = None):
-        model = self._subject.model(subject.Variant())
-        return runs.opened(model, self._runtime, state)
-
-    def _from(
-        self, label: str, state: runs.State, rate: float | None = None
-    ) -> float:
-        """Goes on from a state for n steps; returns the share that was learnt."""
-        n = self._steps
-        with self._opened(state) as running:
-            losses = runs.train(running, self._subject, n, n, rate)
-            end = runs.loss(running, self._subject)
-        self._draw(label, n, losses)
-        return self._course.share(end)
-
-    def _learnt(
-        self, variant: subject.Variant, runtime: str
-    ) -> tuple[float, Curve]:
-        """Trains another file from the start for 2 n steps.
-
-        Returns:
-          Of the right run's fall in as many steps, the share that it reached by the
-          right loss; and its curve.
-        """
-        course, pieces = self._course, 4
-        steps = max(1, 2 * self._steps // pieces)
-        places, losses = [0], [course.start]
-        with (
-            runs.opened(self._subject.model(variant), runtime) as running,
-            self._opened() as judge,
-        ):
-            for piece in range(pieces):
-                runs.train(running, self._subject, piece * steps, steps)
-                judge.load_state({**judge.state(), **_weights(running)})
-                places.append((piece + 1) * steps)
-                losses.append(runs.loss(judge, self._subject))
-        label = variant.fault if variant.whole else f"{variant.fault}, last layers"
-        curve = Curve(label, tuple(places), tuple(losses))
-        return (course.start - losses[-1]) / (course.start - course.end), curve
-
     def _slots(self, variant: subject.Variant, runtime: str) -> runs.State:
         """The optimizer's slots, which are made of gradients, after a few steps.
 
@@ -379,9 +303,7 @@ class Causes:
 
     def _saved_under_keras_names(self) -> str:
         """What becomes of a checkpoint that TensorFlow writes under colliding names."""
-        if "select" not in self._subject.ops:
-            return "not tried with this network"
-        variant = subject.Variant("select", whole=False, fault=subject.COLLIDING)
+        variant = subject.Variant("select", fault=subject.COLLIDING)
         try:
             with runs.opened(self._subject.model(variant), runtimes.FLEX) as running:
                 before = runs.look(running, self._subject)
@@ -392,26 +314,6 @@ class Causes:
         except (runtimes.RuntimeFailure, runtimes.RuntimeChoiceError) as error:
             return str(error)
         return f"written; restored, {moved} outputs and losses are others"
-
-    def _draw(self, label: str, first: int, losses: list[float]) -> None:
-        places = tuple(range(first, first + len(losses)))
-        self.curves.append(Curve(label, places, tuple(losses)))
-
-    def _blame(self, key, claim, shares, evidence=()) -> None:
-        """Adds a verdict: the claim holds where one share is less than half."""
-        self._add(
-            key,
-            claim,
-            min(shares.values()) < _BLAMED,
-            {"share_of_the_learning_that_is_left": shares, **dict(evidence)},
-            f"Blamed where less than {_BLAMED:.0%} of the loss's fall is left.",
-        )
-
-    def _add(self, key, claim, holds, evidence, because) -> None:
-        name = self._subject.name
-        self.verdicts.append(
-            verdict.Verdict(key, name, claim, holds, evidence, because)
-        )
 
 
 def _largest_error(state: runs.State, right: runs.State) -> float:
@@ -424,9 +326,3 @@ def _largest_error(state: runs.State, right: runs.State) -> float:
 
 # Verdicts of d that blame nothing.
 _CONTROLS = ("d", "d.restored")
-
-
-def _weights(running: session.Session) -> dict:
-    names = [v.name for v in running.manifest.variables if v.role == manifests.WEIGHT]
-    state = running.state()
-    return {name: state[name] for name in names}

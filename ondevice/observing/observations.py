@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ondevice import page
-from ondevice.observing import causes, verdict
+from ondevice.observing import study, verdict
 
 # Curves that every plot shows, for comparison.
 _ALWAYS = ("not stopped", "restored")
@@ -17,7 +17,7 @@ _CURVES_A_PLOT = 4
 
 def as_html(
     verdicts: Sequence[verdict.Verdict],
-    curves: Mapping[str, Sequence[causes.Curve]],
+    curves: Mapping[str, Sequence[study.Curve]],
     facts: Mapping[str, Any],
 ) -> str:
     """The page.
@@ -66,7 +66,7 @@ def _summary(evidence: Mapping[str, Any]) -> str:
     return "learning left: " + ", ".join(f"{k} {v:.0%}" for k, v in shares.items())
 
 
-def _plots(curves: Sequence[causes.Curve]) -> list[str]:
+def _plots(curves: Sequence[study.Curve]) -> list[str]:
     """A few curves a plot, each beside the run that was not stopped."""
     always = [c for c in curves if c.label in _ALWAYS]
     others = [c for c in curves if c.label not in _ALWAYS]

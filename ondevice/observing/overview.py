@@ -24,6 +24,7 @@ from signatures import keras_model, objectives, optimizers, trainable
 NAME = "overview"
 _BATCH, _BATCHES, _CLASSES = 32, 2, 10
 _RATE = 1e-3  # Adam's, the one that Keras has for a default.
+_FAST = 0.1
 
 
 class _Reversed(keras_model.KerasTrainable):
@@ -35,6 +36,10 @@ class _Reversed(keras_model.KerasTrainable):
             function, weights, *args, **options
         )
         return found, [subject.turned_over(gradient) for gradient in gradients]
+
+
+class _Colliding(subject.Colliding, keras_model.SelectKeras):
+    """Its variables are saved under names that collide, as the overview's are."""
 
 
 def make(seed: int) -> subject.Subject:
@@ -58,9 +63,10 @@ def make(seed: int) -> subject.Subject:
         network = build()
         network.get_layer("hidden").trainable = variant.whole
         loss = losses.get(variant.fault, "softmax_cross_entropy")
-        if variant.fault == subject.REVERSED:
-            return _Reversed(network, loss, settings, _BATCH)
-        return trainable.of_keras(network, loss, settings, _BATCH)
+        faulty = {subject.REVERSED: _Reversed, subject.COLLIDING: _Colliding}
+        if variant.fault in faulty:
+            return faulty[variant.fault](network, loss, settings, _BATCH)
+        return trainable.of_keras(network, loss, settings, _BATCH, ops=variant.ops)
 
     @functools.cache
     def model(variant: subject.Variant) -> bytes:
@@ -83,9 +89,10 @@ def make(seed: int) -> subject.Subject:
         keras=lambda: _InKeras(build, weights),
         batches=batches,
         rate=_RATE,
+        gentle=_RATE,
+        fast=_FAST,
         probe={"x": batches[0]["x"][:1]},
         settings=settings,
-        ops=("builtin",),
     )
 
 

@@ -19,7 +19,7 @@ from signatures import losses, optimizers, trainable
 
 _BATCH, _BATCHES = 4, 2
 # Adam's; new class heads learn at a hundred times it.
-_RATE = 3e-5
+_RATE, _GENTLE = 3e-5, 3e-6
 # Of the frame's side, so that hands are as large as the detector is used to.
 _SHARE = 0.8
 
@@ -33,6 +33,10 @@ class _Reversed(trainable.Trainable):
         return found, [subject.turned_over(gradient) for gradient in gradients]
 
 
+class _Colliding(subject.Colliding, trainable.SelectTrainable):
+    """Its variables are saved under names that collide."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Recipe(fresh.Recipe):
     """A recipe that a fault may be built into."""
@@ -43,7 +47,7 @@ class _Recipe(fresh.Recipe):
     def module_type(self) -> type[trainable.Trainable]:
         """The module, whose steps go wrong where the fault is in them."""
         if self.fault == subject.COLLIDING:
-            return subject.Colliding
+            return _Colliding
         return _Reversed if self.fault == subject.REVERSED else super().module_type
 
     def loss(self, outputs, **named):
@@ -125,6 +129,8 @@ def make(ported: vendor.Ported, seed: int) -> subject.Subject:
         keras=in_keras,
         batches=batches,
         rate=_RATE,
+        gentle=_GENTLE,
+        fast=_RATE,
         probe={"image": batches[0]["image"][:1]},
         settings=right.settings,
     )

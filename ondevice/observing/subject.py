@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from ondevice.observing import runs
-from signatures import select
 
 # What may be wrong with a file that was converted.
 RIGHT = "right"
@@ -65,9 +64,10 @@ class Subject:
       keras: Of the same weights, for steps in TensorFlow.
       batches: What `train` takes, but for the learning rate.
       rate: A learning rate at which it learns.
+      gentle: One at which logits stay small for a few dozen steps.
+      fast: One at which they grow large, and the right loss falls all the same.
       probe: What `infer` takes.
       settings: Of the optimizer, as `keras` takes them.
-      ops: Ways to a file that `model` knows.
     """
 
     name: str
@@ -78,9 +78,10 @@ class Subject:
     keras: Callable[[], Steps]
     batches: Sequence[Mapping[str, np.ndarray]]
     rate: float
+    gentle: float
+    fast: float
     probe: Mapping[str, np.ndarray]
     settings: Any
-    ops: tuple[str, ...] = ("builtin", "select")
 
 
 def swapped_entropy(probabilities: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
@@ -116,8 +117,8 @@ def turned_over(gradient: tf.Tensor) -> tf.Tensor:
     return turned
 
 
-class Colliding(select.SelectTrainable):
-    """Saves as the overview does, by `weight.name`, under Keras 3."""
+class Colliding:
+    """To be inherited first: saves as the overview does, by Keras 3's `weight.name`."""
 
     def _saved_name(self, name: str) -> str:
         return runs.keras_name(name)

@@ -179,4 +179,6 @@ def table(name: str, layers: tuple[topology.Layer, ...]) -> tuple[Row, ...]:
                     shape,
                 )
             )
+    held = [row.variable for row in rows if row.variable is not None]
+    assert sorted(held) == sorted(shapes), "a kind of layer is not in ROLES"
     return tuple(rows)

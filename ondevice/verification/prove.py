@@ -19,7 +19,7 @@ from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice import fresh
 from ondevice.device import runtimes
-from ondevice.rebuild import network, nodes, recognition, topology
+from ondevice.rebuild import network, topology
 from ondevice.verification import (
     check,
     compare,
@@ -28,6 +28,7 @@ from ondevice.verification import (
     reference,
     rounded,
     runners,
+    vendors,
 )
 
 STEPS = 20
@@ -41,31 +42,6 @@ _MOST_CANDIDATES = 30
 
 # The only interpreter that carries Flex, TensorFlow's up to 2.19.
 _FLEX_RUNTIME = "tensorflow"
-
-
-@dataclasses.dataclass(frozen=True)
-class Vendor:
-    """The vendor's side of the chain.
-
-    Attributes:
-      data: The vendor's file.
-      found: What was recognised in it.
-      weights: Its weights, one class.
-    """
-
-    data: bytes
-    found: recognition.Recognised
-    weights: Mapping[str, np.ndarray]
-
-    @functools.cached_property
-    def file(self) -> tflite_file.TfliteFile:
-        """The file, parsed."""
-        return tflite_file.parse(self.data)
-
-    @functools.cached_property
-    def rounds(self) -> bool:
-        """Whether it rounds activations, so that no float network is near it."""
-        return nodes.rounds(self.file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +65,7 @@ class Proof:
 
 
 def prove(
-    vendor: Vendor,
+    vendor: vendors.Vendor,
     recipe: fresh.Recipe,
     weights: Mapping[str, np.ndarray],
     files: fresh.Files,
@@ -152,7 +128,8 @@ def prove(
                     "%s does not run the vendor's file (%s): what was made of it is "
                     "held against the Keras model there.", runtime, refused,
                 )  # fmt: skip
-            checks += _forward(vendor, model, probes, outputs, arrays, refused, runtime)
+            seen = probes, outputs, arrays
+            checks += vendors.compared(vendor, model, *seen, refused, runtime)
             checks.append(compare.orders(facts, runtime))
             logging.info("Comparing its training with tf.GradientTape.")
             trained, errors[runtime] = compare.training(
@@ -170,44 +147,6 @@ def prove(
     if losses:
         losses = {"tf.GradientTape": course.losses(steps), **losses}
     return Proof(tuple(checks), losses, errors)
-
-
-def _forward(
-    vendor: Vendor,
-    model: keras.Model,
-    probes: Mapping[str, np.ndarray],
-    outputs: Mapping[str, Mapping[str, np.ndarray]],
-    arrays: Mapping[str, np.ndarray],
-    refused: str,
-    runtime: str,
-) -> list[check.Check]:
-    """The Keras model against the vendor's file, and the new files against either.
-
-    Where the runtime refused the vendor's file, or the file is no measure of float
-    networks, the new files are held against the Keras model: not in black frames, where
-    their kernels round otherwise.
-    """
-    unframed = {k: v for k, v in outputs.items() if k != inputs.FRAMED}
-    if refused:
-        note = f"{runtime} does not run the vendor's file: {refused}"
-        return compare.fresh(arrays, unframed, "the Keras model", runtime, note)
-    vendors = {
-        kind: {
-            name: arrays[f"vendor/{kind}/{place}"]
-            for name, place in vendor.found.outputs.items()
-        }
-        for kind in probes
-    }
-    if not vendor.rounds:
-        checks = compare.rebuilt(outputs, vendors, runtime)
-        return checks + compare.fresh(arrays, vendors, "the vendor's file", runtime)
-    count = len(rounded.computed(vendor.file))
-    kept = [arrays[f"layers/{i}"] for i in range(count)]
-    image = inputs.first(probes)
-    unlike = rounded.errors(model, vendor.found, vendor.file, image, kept)
-    checks = [compare.layer_by_layer(unlike, outputs, vendors, runtime)]
-    note = "the vendor's file rounds its activations"
-    return checks + compare.fresh(arrays, unframed, "the Keras model", runtime, note)
 
 
 class _Course:

@@ -148,10 +148,7 @@ def census(
     counts whether it is fused into another operator or not, a bias of a transpose
     convolution whether it is added inside or behind.
     """
-    got, expected = (
-        collections.Counter(node.kind for node in nodes.read(each).nodes)
-        for each in (file, vendor)
-    )
+    got, expected = _kinds(file), _kinds(vendor)
     apart = {
         kind: (got[kind], expected[kind])
         for kind in sorted({*got, *expected})
@@ -175,3 +172,16 @@ def census(
             check.NONE,
         ),
     ]
+
+
+def _kinds(file: tflite_file.TfliteFile) -> collections.Counter[str]:
+    """How many nodes of each kind the outputs of a file depend on."""
+    graph = nodes.read(file)
+    needed = set(graph.outputs)
+    found: collections.Counter[str] = collections.Counter()
+    for node in reversed(graph.nodes):
+        # What only a part of another node stands for is read by nothing.
+        if node.output in needed:
+            found[node.kind] += 1
+            needed.update(node.inputs)
+    return found
