@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-
-from checkpoints import manifest as manifests  # noqa: E402
-from checkpoints import tflite_file  # noqa: E402
-from docs.routes import converting, training  # noqa: E402
-from ondevice import fresh  # noqa: E402
-from ondevice.rebuild import state_dicts, topology  # noqa: E402
-from signatures import optimizers  # noqa: E402
-from tests import tiny_detector  # noqa: E402
+from checkpoints import manifest as manifests
+from checkpoints import tflite_file
+from docs.routes import converting, training
+from ondevice import fresh
+from ondevice.rebuild import state_dicts, topology
+from signatures import optimizers
+from tests import tiny_detector
 
 CLASSES = ("a", "b", "c")
 RATE = 1e-2

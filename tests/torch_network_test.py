@@ -115,7 +115,7 @@ def test_features_of_a_trunk_give_the_outputs_again():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("spec", [tiny_detector.SPEC, FACE], ids=["palm", "face"])
+@pytest.mark.parametrize("spec", [tiny_detector.SPEC, tiny_detector.FACES])
 def test_a_traced_module_reckons_with_no_sizes(spec):
     model = torch_network.build(spec)
     traced = torch.jit.trace(model, torch.rand(1, 3, 32, 32))

@@ -78,7 +78,8 @@ def routes(train: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
             row = [f"`{trainable}`", title, *_reached(found, problem["job"])]
             rows.append([*row, *_ratios(trained(trainable, route), speed)])
     head = [
-        "what trains", "route", "epochs", "class accuracy", "recall", "loss, first step",
+        "what trains", "route", "epochs", "class accuracy", "recall",
+        "loss, first step",
         "loss, last epoch", "CPU ms, features of a picture", "CPU ms, a step",
         "CPU s in all, but the pictures", "s until ready",
         "peak GB", "operators", "TRANSPOSE",
