@@ -54,34 +54,20 @@ def _module(spec_name: str, state_dict: str) -> tuple[Any, Any]:
 
 def export(spec: str, source: str, output: str) -> None:
     """Writes ONNX with the exporter that is PyTorch's default."""
-    import torch
-
-    model, image = _module(spec, source)
-    torch.onnx.export(
-        model,
-        (image,),
-        output,
-        input_names=[IMAGE],
-        output_names=OUTPUTS,
-        dynamo=True,
-        external_data=False,
-    )
+    _export(spec, source, output, dynamo=True, external_data=False)
 
 
 def export_old(spec: str, source: str, output: str) -> None:
     """Writes ONNX with the exporter of before, opset 13, which old tools can read."""
+    _export(spec, source, output, dynamo=False, opset_version=13)
+
+
+def _export(spec: str, source: str, output: str, **options: Any) -> None:
     import torch
 
     model, image = _module(spec, source)
-    torch.onnx.export(
-        model,
-        (image,),
-        output,
-        input_names=[IMAGE],
-        output_names=OUTPUTS,
-        dynamo=False,
-        opset_version=13,
-    )
+    names = {"input_names": [IMAGE], "output_names": OUTPUTS}
+    torch.onnx.export(model, (image,), output, **names, **options)
 
 
 def litert_torch(spec: str, source: str, output: str) -> None:
