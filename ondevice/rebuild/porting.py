@@ -173,13 +173,9 @@ def _weights(file: tflite_file.TfliteFile) -> set[int]:
         for operator in graph.operators
         for index in operator.inputs
         if index >= 0
-        and _stands_for_floats(graph.tensors[index])
+        and constants.stands_for_floats(graph.tensors[index])
         and _is_constant(file, index)
     }
-
-
-def _stands_for_floats(tensor: tflite_file.Tensor) -> bool:
-    return tensor.dtype in ("FLOAT32", "FLOAT16") or tensor.quantization is not None
 
 
 def _is_constant(file: tflite_file.TfliteFile, index: int) -> bool:
