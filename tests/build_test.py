@@ -99,6 +99,19 @@ class ChainTest(absltest.TestCase):
             build.build(self._config())
         self.assertFalse((self.directory / "out").exists())
 
+    def test_the_one_class_is_what_the_vendors_file_detects(self):
+        class Stop(Exception):
+            pass
+
+        for spec in (tiny_detector.HOURGLASS, tiny_detector.FACES):
+            config = self._config(classes=())
+            data = tiny_detector.vendor_file(spec=spec)
+            (self.directory / "vendor.tflite").write_bytes(data)
+            with mock.patch.object(fresh, "make", side_effect=Stop) as made:
+                with tiny_detector.known(), self.assertRaises(Stop):
+                    build.build(config)
+            self.assertEqual(made.call_args.args[0].classes, (spec.subject,))
+
     def test_a_wrong_choice_writes_nothing(self):
         with tiny_detector.known(), self.assertRaisesRegex(ValueError, "blocks:99"):
             build.build(self._config(trainable="blocks:99"))

@@ -1,7 +1,8 @@
-"""Tests of which file draws labels where the user names none."""
+"""Tests of what can be opened, and of which file draws labels by default."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import keras
@@ -11,9 +12,10 @@ import pytest
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file, weights
 from ondevice import convert
-from ondevice.device import exports, opening
+from ondevice.detection import anchors
+from ondevice.device import detectors, exports, opening
 from signatures import trainable
-from tests import tiny_builds, tiny_detector
+from tests import shared_data, tiny_builds, tiny_detector
 
 
 @pytest.fixture(name="model")
@@ -104,3 +106,39 @@ def test_a_keras_model_is_no_detector(tmp_path):
     for name in ("model.tflite", exports.TEMPLATE_NAME):
         with pytest.raises(ValueError, match="must be a detector.*Keras model"):
             labeller(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "keypoints", "min_score"),
+    [
+        ("palm_detection_builtin_256_integer_quant", "palm", 7, 0.5),
+        ("face_detection_short_range", "face", 6, 0.5),
+        ("face_detection_back", "face", 6, 0.65),
+        ("face_detection_full_range", "face", 6, 0.6),
+    ],
+)
+def test_a_vendors_file_is_opened_with_what_mediapipe_asks_of_it(
+    name, subject, keypoints, min_score
+):
+    path = shared_data.shared("models", f"{name}.tflite")
+    with opening.open_detector(path, threads=1) as opened:
+        assert opened.classes == (subject,)
+        assert opened.detector.min_score == min_score
+        size = opened.detector.spec.input_size
+        regressors, logits = opened.detector.infer(np.zeros((1, size, size, 3), "f4"))
+        centres = anchors.centres(opened.detector.spec)
+    assert regressors.shape == (1, len(centres), 4 + 2 * keypoints)
+    assert logits.shape == (1, len(centres), 1)
+
+
+def test_a_detection_below_the_detectors_own_score_is_none():
+    spec = anchors.AnchorSpec(16, (8,), 0.4, 0.4, 0.0)
+    logits = np.full((1, 4, 1), -9.0, np.float32)
+    logits[0, 1] = 0.5  # a score of 0.62
+    regressors = np.full((1, 4, 4), 8.0, np.float32)
+    detector = detectors.Detector(lambda _: (regressors, logits), spec, (0.0, 1.0))
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    assert len(detector.detect(pixels)) == 1
+    strict = dataclasses.replace(detector, min_score=0.65)
+    assert strict.detect(pixels) == ()
+    assert len(strict.detect(pixels, min_score=0.6)) == 1
