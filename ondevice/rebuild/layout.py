@@ -26,8 +26,3 @@ def permutation(source: str, target: str) -> tuple[int, ...]:
             f"Received: {source!r} and {target!r}."
         )
     return tuple(source.index(axis) for axis in target)
-
-
-def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The permutation that undoes `axes`."""
-    return tuple(axes.index(i) for i in range(len(axes)))

@@ -16,7 +16,7 @@ import tflite
 from checkpoints import tflite_file
 
 # Operators that change how numbers are stored and not what they are.
-DECODERS = ("DEQUANTIZE", "QUANTIZE")
+DECODERS = ("DEQUANTIZE", "QUANTIZE", "DENSIFY")
 
 # Operators of convolutions -> kind, and where kernel and bias lie among the inputs.
 _CONVOLUTIONS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -99,13 +99,12 @@ def read(file: tflite_file.TfliteFile) -> Graph:
       has an index past those of the file.
     """
     graph = file.subgraphs[0]
-    stored: dict[int, int] = {}  # a decoded tensor -> what it was decoded from
+    stored = decoded_from(file)
     computed = set(graph.inputs)
     made: dict[int, Node] = {}  # by output
     for operator in graph.operators:
         operands = tuple(stored.get(i, i) for i in operator.inputs)
-        if operator.name in DECODERS and len(operands) == len(operator.outputs) == 1:
-            stored[operator.outputs[0]] = operands[0]
+        if _decodes(operator):
             continue
         kind, window, places = _kind(file, operator, operands)
         inputs = tuple(i for i in operands if i in computed)
@@ -135,6 +134,21 @@ def read(file: tflite_file.TfliteFile) -> Graph:
         input_shapes=tuple(graph.tensors[i].shape[1:] for i in graph.inputs),
         outputs=tuple(stored.get(i, i) for i in graph.outputs),
     )
+
+
+def decoded_from(file: tflite_file.TfliteFile) -> dict[int, int]:
+    """Each tensor of subgraph 0 that is only decoded -> what it is decoded from."""
+    stored: dict[int, int] = {}
+    for operator in file.subgraphs[0].operators:
+        if _decodes(operator):
+            (source,), (target,) = operator.inputs, operator.outputs
+            stored[target] = stored.get(source, source)
+    return stored
+
+
+def _decodes(operator: tflite_file.Operator) -> bool:
+    one = len(operator.inputs) == len(operator.outputs) == 1
+    return operator.name in DECODERS and one
 
 
 def _relu(node: Node, read_from: int) -> Node:

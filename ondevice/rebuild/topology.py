@@ -82,7 +82,7 @@ class _Drawing:
         **window: int,
     ) -> Layer:
         if not name:
-            stem = _KERAS_NAMES[kind]
+            stem = KERAS_NAMES[kind]
             number = self._count[stem]
             self._count[stem] += 1
             name = f"{stem}_{number}" if number else stem
@@ -147,7 +147,8 @@ class _Drawing:
         return x
 
 
-_KERAS_NAMES = {
+# Kind -> what Keras calls its layers, before the number.
+KERAS_NAMES = {
     "conv": "conv2d",
     "depthwise": "depthwise_conv2d",
     "transpose_conv": "conv2d_transpose",
@@ -157,6 +158,7 @@ _KERAS_NAMES = {
     "max_pool": "max_pooling2d",
     "channel_pad": "channel_padding",
     "upsample": "up_sampling2d",
+    "dense": "dense",  # which no detector has
 }
 
 
