@@ -94,7 +94,7 @@ def _main(path: str, runtime: str, indices: str, output: str) -> None:
     try:
         with open(indices) as stream:
             found = _tensors(path, runtime, json.load(stream))
-        np.savez(output, **found)  # type: ignore[arg-type]
+        np.savez(output, **found)
     except Exception as caught:  # Whatever it is, it is the answer.
         error = " ".join(str(caught).split()) or type(caught).__name__
     print(json.dumps({"error": error}), flush=True)

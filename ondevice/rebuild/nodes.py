@@ -52,7 +52,7 @@ class Node:
 
     Attributes:
       kind: As a layer's; where no layer is like it, the operator's name.
-      window: (kernel, stride) of a layer's kind, otherwise the operator's options.
+      window: That of a layer of its kind, otherwise the operator's options.
       inputs: Tensors that it reads and that are no constants.
       output: The tensor that it computes.
       shape: Of the output, without the batch.
@@ -121,6 +121,7 @@ def read(file: tflite_file.TfliteFile) -> Graph:
                 known=kind != operator.name and not place,
             )
             node = _with_bias(node, operands, made, graph)
+            node = _same(node, made)
             activation = operator.options.get("fused_activation_function", _NONE)
             if node.known and activation == _RELU:
                 between = len(graph.tensors) + output
@@ -134,6 +135,20 @@ def read(file: tflite_file.TfliteFile) -> Graph:
         input_shapes=tuple(graph.tensors[i].shape[1:] for i in graph.inputs),
         outputs=tuple(stored.get(i, i) for i in graph.outputs),
     )
+
+
+def _same(node: Node, made: dict[int, Node]) -> Node:
+    """The node with padding of its own where a PAD before it does as much.
+
+    With a stride of 1 SAME has as many zeros on each side, of an odd window.
+    """
+    before = made.get(node.inputs[0]) if node.inputs else None
+    if before is None or before.kind != "spatial_pad":
+        return node
+    for side in (3, 5, 7):
+        if node.window == (side, 1, "valid") and before.window == (side // 2, 1):
+            return dataclasses.replace(node, window=(side, 1), inputs=before.inputs)
+    return node
 
 
 def decoded_from(file: tflite_file.TfliteFile) -> dict[int, int]:
@@ -200,9 +215,9 @@ def _kind(
         dilation = [options.get(f"dilation_{side}_factor") for side in "hw"]
         # For a 1x1 window SAME and VALID are one.
         same = options.get("padding") == tflite.Padding.SAME or window[:1] == (1,)
-        if window and dilation == [1, 1] and same:
+        if window and dilation == [1, 1]:
             kind, places = _CONVOLUTIONS[operator.name]
-            return kind, window, places
+            return kind, window if same else (*window, "valid"), places
     elif operator.name == "TRANSPOSE_CONV":
         window = _window(graph, operands, step)
         # Where windows do not overlap SAME and VALID are one, too.
@@ -225,6 +240,11 @@ def _kind(
         if paddings is not None and paddings.shape == (4, 2):
             if not paddings[:3].any() and not paddings[3, 0]:
                 return "channel_pad", (1, 1), ()
+            added = int(paddings[1, 0])
+            if paddings.tolist() == [[0, 0], [added] * 2, [added] * 2, [0, 0]]:
+                return "spatial_pad", (added, 1), ()
+    elif operator.name == "DEPTH_TO_SPACE":
+        return "depth_to_space", (options.get("block_size"), 1), ()
     elif operator.name == "RESIZE_BILINEAR":
         if options.get("half_pixel_centers") and not options.get("align_corners"):
             return "upsample", (1, 1), ()
