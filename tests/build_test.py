@@ -103,7 +103,7 @@ class ChainTest(absltest.TestCase):
         class Stop(Exception):
             pass
 
-        for spec in (tiny_detector.HOURGLASS, tiny_detector.FACES):
+        for spec in list(tiny_detector.ALL.values())[1:]:
             config = self._config(classes=())
             data = tiny_detector.vendor_file(spec=spec)
             (self.directory / "vendor.tflite").write_bytes(data)
@@ -138,10 +138,11 @@ def _pays_every_tie(operation):
     return [result], backward
 
 
-class KindsTest(absltest.TestCase):
-    def test_a_face_detector_is_proven(self):
+class KindsTest(parameterized.TestCase):
+    @parameterized.parameters(tiny_detector.FACES, tiny_detector.SUBPIXEL)
+    def test_a_face_detector_is_proven(self, spec):
         recipe = tiny_detector.recipe(
-            spec=tiny_detector.FACES, classes=("a", "b"), trainable="blocks:2"
+            spec=spec, classes=("a", "b"), trainable="blocks:2"
         )
         self.assertEqual(_failing(_prove(recipe, ("ai_edge_litert",))), [])
 

@@ -7,7 +7,6 @@ import pytest
 from ai_edge_litert import interpreter as litert
 
 from checkpoints import constants, tflite_file, tflite_types
-from ondevice import sources
 from tests import shared_data, tflite_file_test
 
 
@@ -151,21 +150,12 @@ def test_indices_of_an_unknown_kind_are_told():
         _sparse((3, 4), (0, 1), (), (3, ([0], [1], "int16")), [5])
 
 
-def _vendors(name):
-    """A file of ../shared, or of a mediapipe that is installed for other tests."""
-    path = shared_data.SHARED / "models" / f"{name}.tflite"
-    if not path.exists():
-        found = sorted(sources.cache_directory().rglob(path.name))
-        path = found[0] if found else shared_data.missing(f"{path.name} is missing.")
-    return path.read_bytes()
-
-
 @pytest.mark.parametrize(
     "name, decoders",
     [("face_detection_short_range", 74), ("face_detection_full_range_sparse", 182)],
 )
 def test_equals_what_an_interpreter_decodes(name, decoders):
-    content = _vendors(name)
+    content = shared_data.vendor(name).read_bytes()
     interpreter = litert.Interpreter(
         model_content=content,
         experimental_preserve_all_tensors=True,

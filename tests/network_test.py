@@ -83,12 +83,13 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_set():
         "face_detection_short_range",
         "face_detection_back",
         "face_detection_full_range",
+        "face_detection_full_range_sparse",
     ],
 )
 def test_the_model_is_within_the_bound_of_its_file(name, runtime):
     if runtime not in runtimes.installed():
         shared_data.missing(f"{runtime} is not installed.")
-    path = shared_data.shared("models", f"{name}.tflite")
+    path = shared_data.vendor(name)
     folder = shared_data.shared("data", "sign_digits")
     model, found = _ported(path)
     interpreter = runtimes.create(str(path), runtime)

@@ -20,6 +20,7 @@ from ondevice.rebuild import specs, topology
         ("face_short_range", 100_412, 0, 896, 16, 21, 17),
         ("face_back", 134_704, 0, 896, 32, 37, 33),
         ("face_full_range", 510_489, 0, 2304, 40, 49, 47),
+        ("face_full_range_sparse", 508_308, 0, 2304, 42, 49, 47),
     ],
 )
 def test_counts_are_those_of_the_vendors_files(
@@ -180,3 +181,17 @@ def test_a_kind_that_nobody_can_draw_is_refused():
 def test_an_input_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of 32. Received: 200"):
         dataclasses.replace(specs.PRESETS["palm_lite"], input_size=200)
+
+
+def test_zeros_around_a_grid_are_no_features_of_the_trunk():
+    layers = topology.draw(specs.PRESETS["face_full_range_sparse"])
+    kind = {layer.name: layer.kind for layer in layers}
+    for choice in ("all", "heads", *(f"blocks:{count}" for count in range(1, 20))):
+        trained = topology.trained_variables(layers, choice)
+        features = topology.trunk_features(layers, trained)
+        assert "spatial_pad" not in {kind[name] for name in features}, choice
+        assert features or choice == "all"
+        if features:
+            trunk, rest = topology.split(layers, features)
+            assert not set(topology.variables(trunk)).intersection(trained)
+            assert {x.name for x in rest if x.kind == "input"} == set(features)

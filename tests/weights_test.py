@@ -18,10 +18,7 @@ from ondevice.device import runtimes
 from ondevice.rebuild import naming, specs
 from tests import rewritten, shared_data, tflite_file_test, tiny_detector
 
-TINY = {
-    spec.name: spec
-    for spec in (tiny_detector.SPEC, tiny_detector.HOURGLASS, tiny_detector.FACES)
-}
+TINY = tiny_detector.ALL
 
 
 def _extracted(data, layout="keras", known=True):

@@ -105,8 +105,8 @@ class DetectorSpec:
       symmetric_padding: Whether a window of stride 2 has zeros on all sides, as PyTorch
         pads, and not SAME's, which has fewer before than behind.
       depthwise_bias: Whether depthwise convolutions have a bias that trains.
-      subpixel_heads: Whether the heads go through a strided depthwise convolution, whose
-        channels are laid out as cells.
+      subpixel_heads: Whether the heads go through a strided depthwise convolution,
+        whose channels are laid out as cells.
       class_stride: Stride of the stage where the class branch begins, which files with
         more than one class have beside what the vendor's have.
       class_channels: Its channels.

@@ -314,6 +314,11 @@ def trunk_features(
         if head or layer.name in learning or above.intersection(layer.inputs):
             above.add(layer.name)
             read.update(layer.inputs)
+    # Zeros around a grid are no feature: the grid is.
+    for layer in layers:
+        if layer.kind == "spatial_pad" and layer.name in read - above:
+            above.add(layer.name)
+            read.update(layer.inputs)
     features = tuple(x.name for x in layers if x.name in read - above)
     image = tuple(x.name for x in layers if x.kind == "input")
     return () if features == image else features
