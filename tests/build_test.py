@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import tflite_file

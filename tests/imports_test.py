@@ -32,6 +32,7 @@ DEVICE_SIDE = (
     "ondevice/rebuild/recognition.py",
     "ondevice/rebuild/specs.py",
     "ondevice/rebuild/topology.py",
+    "ondevice/rebuild/trunks.py",
     "ondevice/measuring/__init__.py",
     "ondevice/measuring/timing.py",
     "ondevice/measuring/classes.py",

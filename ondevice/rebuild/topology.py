@@ -112,7 +112,7 @@ class _Drawing:
 
     def depthwise(self, x: Layer, stride: int, group: str) -> Layer:
         side = x.shape[0] // stride
-        window = {"kernel": self._spec.kernel, "stride": stride}
+        window: dict[str, Any] = {"kernel": self._spec.kernel, "stride": stride}
         x, padding = self.padded(x, group, **window)
         return self.add(
             "depthwise", (x,), (side, side, x.shape[2]), group,
@@ -289,60 +289,6 @@ def _class_branch(
         stride //= 2
         found[stride] = x = net.upsample(x, CLASS_HEAD)
     return found
-
-
-def trunk_features(
-    layers: tuple[Layer, ...], trained: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What the frozen part of the network hands to the rest: where to cut it.
-
-    The rest is every head, and every layer that a trained weight has a say in.
-
-    Args:
-      layers: The network.
-      trained: Names of the weights that train.
-
-    Returns:
-      Names of layers, in the network's order; none where a trained weight has a say in
-      all that the image goes through.
-    """
-    learning = {name.split("/")[0] for name in trained}
-    above: set[str] = set()
-    read: set[str] = set()
-    for layer in layers:
-        head = layer.group in (BOX_HEAD, SCORE_HEAD, CLASS_HEAD)
-        if head or layer.name in learning or above.intersection(layer.inputs):
-            above.add(layer.name)
-            read.update(layer.inputs)
-    # Zeros around a grid are no feature: the grid is.
-    for layer in layers:
-        if layer.kind == "spatial_pad" and layer.name in read - above:
-            above.add(layer.name)
-            read.update(layer.inputs)
-    features = tuple(x.name for x in layers if x.name in read - above)
-    image = tuple(x.name for x in layers if x.kind == "input")
-    return () if features == image else features
-
-
-def split(
-    layers: tuple[Layer, ...], features: tuple[str, ...]
-) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-    """Cuts the network at the trunk's features.
-
-    Returns:
-      The layers that the features need, and the others, which read the features as
-      inputs in their order.
-    """
-    needed = set(features)
-    for layer in reversed(layers):
-        if layer.name in needed:
-            needed.update(layer.inputs)
-    by_name = {layer.name: layer for layer in layers}
-    inputs = tuple(
-        Layer(name, "input", (), by_name[name].shape, GLUE) for name in features
-    )
-    trunk = tuple(layer for layer in layers if layer.name in needed)
-    return trunk, inputs + tuple(x for x in layers if x.name not in needed)
 
 
 def variables(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
