@@ -1,4 +1,4 @@
-"""Where a network is cut: the frozen trunk, and the rest that trains on its features."""
+"""Where a network is cut: the frozen trunk, and what trains on its features."""
 
 from __future__ import annotations
 
