@@ -139,9 +139,11 @@ def _pays_every_tie(operation):
 
 
 class KindsTest(parameterized.TestCase):
-    @parameterized.parameters(tiny_detector.FACES, tiny_detector.SUBPIXEL)
-    def test_a_face_detector_is_proven(self, spec):
-        recipe = tiny_detector.recipe(spec=spec, trainable="blocks:1")
+    @parameterized.parameters(
+        (tiny_detector.FACES, "blocks:1"), (tiny_detector.SUBPIXEL, "heads")
+    )
+    def test_a_face_detector_is_proven(self, spec, trainable):
+        recipe = tiny_detector.recipe(spec=spec, trainable=trainable)
         self.assertEqual(_failing(_prove(recipe, ("ai_edge_litert",))), [])
 
     def test_a_custom_operator_is_run_where_it_can_be_and_told_where_not(self):

@@ -91,7 +91,7 @@ def test_a_bias_that_layers_share_is_there_for_each():
 def test_one_altered_tensor_is_the_one_that_differs():
     data = tiny_detector.vendor_file()
     _, before, named = _extracted(data)
-    for one in named:
+    for one in named[::3]:
         if one.attribute == "bias" and one.kind == "depthwise":
             continue
 
