@@ -264,6 +264,13 @@ def test_an_interpreter_has_the_same_bits(tmp_path, name, runtime):
     assert one == two
 
 
+def test_an_interpreter_has_the_same_bits_of_sparse_weights():
+    path = str(shared_data.vendor("face_detection_full_range_sparse"))
+    parsed = weights.weights(path)
+    found = weights.weights(path, via="interpreter", runtime="ai_edge_litert")
+    assert parsed["constants"] == found["constants"] and len(found["constants"]) == 182
+
+
 def test_an_interpreter_fails_on_the_custom_operator(tmp_path):
     spec = tiny_detector.HOURGLASS
     data = rewritten.with_custom_operator(tiny_detector.vendor_file(0, spec))
