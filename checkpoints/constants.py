@@ -1,7 +1,8 @@
 """What the constants of a .tflite stand for: float32, whatever they are stored as.
 
 float16 is exact in float32. Integers with scales are `scale * (stored - zero_point)`,
-one scale for the tensor or one for each index of an axis.
+one scale for the tensor or one for each index of an axis. A sparse constant is the
+array that its encoding stands for.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ import math
 
 import numpy as np
 
-from checkpoints import tflite_types
+from checkpoints import sparsity, tflite_types
 
 _FLOATS = ("FLOAT32", "FLOAT16")
-_INTEGERS = ("INT8", "UINT8", "INT16", "INT32")
+_INTEGERS = ("INT4", "INT8", "UINT8", "INT16", "INT32", "INT64")
+
+
+def stands_for_floats(tensor: tflite_types.Tensor) -> bool:
+    """Whether a tensor's numbers are floats, as they lie or by their scales."""
+    return tensor.dtype in _FLOATS or tensor.quantization is not None
 
 
 def decoded(
@@ -33,27 +39,65 @@ def decoded(
       TfliteError: If it is no constant, or stored in a way that has no decoder: which
         one, and where.
     """
-    stored = file.constant(subgraph, tensor_index)
     tensor = file.subgraphs[subgraph].tensors[tensor_index]
     where = f"tensor {tensor_index} ({tensor.name!r}) of subgraph {subgraph}"
-    if stored is None:
+    if not file.buffer_bytes(tensor.buffer).nbytes:
         raise tflite_types.TfliteError(
             f"A weight must be a constant. Received: {where}, which holds none."
         )
     given = tensor.quantization
-    if tensor.dtype in _FLOATS and given is None:
-        return stored.astype(np.float32)
-    if tensor.dtype not in _INTEGERS or given is None:
-        scaled = "no scale" if given is None else "scales"
+    scaled = "no scale" if given is None else given.details or "scales"
+    expected = dict.fromkeys(_FLOATS, "no scale") | dict.fromkeys(_INTEGERS, "scales")
+    if expected.get(tensor.dtype) != scaled:
         raise tflite_types.TfliteError(
             f"A weight must be one of {', '.join(_FLOATS)}, or one of "
             f"{', '.join(_INTEGERS)} with scales. Received: {tensor.dtype} with "
             f"{scaled}; in {where}."
         )
-    shape = _broadcast(given, tensor.shape, where)
-    zero = np.array(given.zero_point or (0,), np.float64).reshape(shape)
-    scale = np.array(given.scale, np.float64).reshape(shape)
+    scaling = _broadcast(given, tensor.shape, where) if given else ()
+    stored = _stored(file, tensor, where)
+    if given is None:
+        return stored.astype(np.float32)
+    zero = np.array(given.zero_point or (0,), np.float64).reshape(scaling)
+    scale = np.array(given.scale, np.float64).reshape(scaling)
     return (scale * (stored - zero)).astype(np.float32)
+
+
+def _stored(
+    file: tflite_types.TfliteFile, tensor: tflite_types.Tensor, where: str
+) -> np.ndarray:
+    """The numbers as they lie in the file, in the tensor's shape."""
+    data = file.buffer_bytes(tensor.buffer)
+    dtype = np.dtype(tflite_types.NUMPY_DTYPES.get(tensor.dtype, "|i1"))
+    elements = math.prod(tensor.shape)
+    expected = elements * dtype.itemsize
+    if tensor.dtype == "INT4":
+        if tensor.sparsity is not None:
+            raise tflite_types.TfliteError(
+                f"A sparse weight must have whole bytes. Received: INT4; in {where}."
+            )
+        expected = (elements + 1) // 2
+    fits = data.nbytes == expected
+    if tensor.sparsity is not None:
+        fits = data.nbytes % dtype.itemsize == 0
+    if not fits:
+        raise tflite_types.TfliteError(
+            f"A constant of shape {tensor.shape} and dtype {tensor.dtype} must have "
+            f"{expected} bytes, or a sparse one whole numbers. Received: "
+            f"{data.nbytes}; in {where}."
+        )
+    values = np.frombuffer(data, dtype)
+    if tensor.dtype == "INT4":  # Two a byte, the lower four bits first.
+        halves = np.stack([values << 4 >> 4, values >> 4], axis=-1)
+        values = halves.reshape(-1)[:elements]
+    if tensor.sparsity is None:
+        return values.reshape(tensor.shape)
+    try:
+        return sparsity.dense(values, tensor.sparsity, tensor.shape, file.data)
+    except sparsity.SparsityError as error:
+        raise tflite_types.TfliteError(
+            f"Of a sparse weight, {error}; in {where}."
+        ) from error
 
 
 def _broadcast(

@@ -278,7 +278,7 @@ def _faults(
     faults = []
     if (
         dtype is None
-        or tensor.sparse
+        or tensor.sparsity is not None
         or value.dtype.newbyteorder("<") != np.dtype(dtype)
         or value.shape != tensor.shape
         or value.nbytes != file.buffers[buffer].size

@@ -22,7 +22,7 @@ from typing import Any
 import tflite
 from tflite import utils
 
-from checkpoints import flatbuffer, operator_options
+from checkpoints import flatbuffer, operator_options, sparsity
 from checkpoints.tflite_types import (
     NUMPY_DTYPES,
     BufferRange,
@@ -53,6 +53,9 @@ IDENTIFIER = b"TFL3"  # At byte 4.
 SCHEMA_VERSION = 3
 MAX_RANK = 16
 MAX_ELEMENTS = 2**31
+
+# Of a sparse tensor's indices, by their number in the schema's SparseIndexVector.
+_INDEX_DTYPES = {1: "<i4", 2: "<u2", 3: "|u1"}
 
 _INT8, _UINT8 = struct.Struct("<b"), struct.Struct("<B")
 _INT32, _UINT32 = struct.Struct("<i"), struct.Struct("<I")
@@ -198,15 +201,54 @@ def _tensor(index: int, table: flatbuffer.Table, buffers: int) -> Tensor:
         buffer=_index(table.scalar(2, _UINT32), buffers, "buffer", table.where),
         is_variable=bool(table.scalar(5, _UINT8)),
         quantization=_quantization(table.table(4, "quantization")),
-        sparse=table.table(6, "sparsity") is not None,
+        sparsity=_sparsity(table.table(6, "sparsity")),
     )
 
 
 def _quantization(table: flatbuffer.Table | None) -> Quantization | None:
     scale = table.numbers(2, "f") if table else ()
-    if table is None or not scale:
+    kind = table.scalar(4, _UINT8) if table else 0
+    if table is None or not (scale or kind):
         return None
-    return Quantization(scale, table.numbers(3, "q"), table.scalar(6, _INT32))
+    details = _quantizations().get(kind, f"details {kind}") if kind else ""
+    return Quantization(scale, table.numbers(3, "q"), table.scalar(6, _INT32), details)
+
+
+def _sparsity(table: flatbuffer.Table | None) -> sparsity.Sparsity | None:
+    if table is None:
+        return None
+    levels = table.tables(2, "level", least=8)
+    return sparsity.Sparsity(
+        traversal_order=table.numbers(0, "i"),
+        block_map=table.numbers(1, "i"),
+        levels=tuple(_level(level) for level in levels),
+    )
+
+
+def _level(table: flatbuffer.Table) -> sparsity.Level:
+    kind = table.scalar(0, _INT8)
+    if kind == tflite.DimensionType.DENSE:
+        return sparsity.Level(table.scalar(1, _INT32))
+    segments, indices = _sparse_indices(table, 2), _sparse_indices(table, 4)
+    if kind != tflite.DimensionType.SPARSE_CSR or segments is None or indices is None:
+        raise TfliteError(
+            "A level of a sparse tensor must be dense, or sparse with segments and "
+            f"indices. Received: format {kind}, segments {segments}, indices "
+            f"{indices}; in {table.where}."
+        )
+    return sparsity.Level(0, segments, indices)
+
+
+def _sparse_indices(table: flatbuffer.Table, slot: int) -> sparsity.Indices | None:
+    """Returns where a vector lies; `slot` is of its type. None where it is absent."""
+    dtype = _INDEX_DTYPES.get(table.scalar(slot, _UINT8))
+    vector = table.table(slot + 1, "indices") if dtype else None
+    if dtype is None or vector is None:
+        return None
+    width = int(dtype[-1])
+    start, count = vector.span(0, width)
+    table.reader.spend(count * width, 0, 0, table.where)
+    return sparsity.Indices(start, count, dtype)
 
 
 def _operator(
@@ -287,4 +329,10 @@ def _subgraph_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
 @functools.cache
 def _dtypes() -> dict[int, str]:
     kinds = vars(tflite.TensorType).items()
+    return {number: name for name, number in kinds if isinstance(number, int)}
+
+
+@functools.cache
+def _quantizations() -> dict[int, str]:
+    kinds = vars(tflite.QuantizationDetails).items()
     return {number: name for name, number in kinds if isinstance(number, int)}

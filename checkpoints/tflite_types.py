@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints import sparsity as sparsities
+
 NUMPY_DTYPES = types.MappingProxyType(
     {
         "FLOAT16": "<f2",
@@ -38,11 +40,15 @@ class TfliteError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """real = scale * (stored - zero_point), along `axis` where there are several."""
+    """real = scale * (stored - zero_point), along `axis` where there are several.
+
+    `details` names another rule where the file has one, as 'BlockwiseQuantization'.
+    """
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int
+    details: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class Tensor:
       buffer: Index of the buffer with its value; an empty one means no constant.
       is_variable: Whether it keeps its value between invocations.
       quantization: None where it is not quantized.
-      sparse: Whether the buffer holds a sparse encoding.
+      sparsity: How the buffer stores it; None where it is dense.
     """
 
     index: int
@@ -69,7 +75,7 @@ class Tensor:
     buffer: int
     is_variable: bool
     quantization: Quantization | None
-    sparse: bool
+    sparsity: sparsities.Sparsity | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,12 +191,12 @@ class TfliteFile:
         if not stored.nbytes:
             return None
         where = f"tensor {tensor_index} ({tensor.name!r}) of subgraph {subgraph}"
-        if tensor.dtype == "STRING" and not tensor.sparse:
+        if tensor.dtype == "STRING" and tensor.sparsity is None:
             return _strings(bytes(stored), tensor.shape, where)
-        if tensor.sparse or tensor.dtype not in NUMPY_DTYPES:
+        if tensor.sparsity or tensor.dtype not in NUMPY_DTYPES:
             raise TfliteError(
                 "A constant must be a dense array of a dtype that numpy has. Received: "
-                f"{'sparse ' if tensor.sparse else ''}{tensor.dtype}; in {where}."
+                f"{'sparse ' if tensor.sparsity else ''}{tensor.dtype}; in {where}."
             )
         dtype = np.dtype(NUMPY_DTYPES[tensor.dtype])
         expected = math.prod(tensor.shape) * dtype.itemsize

@@ -19,7 +19,7 @@ from checkpoints import atomic, patch, tflite_file
 from ondevice import convert
 from ondevice import precision as precisions
 from ondevice.detection import anchors
-from ondevice.rebuild import network, specs, topology
+from ondevice.rebuild import network, specs, topology, trunks
 from signatures import contract, losses, optimizers, scores, stateless
 from signatures import trainable
 
@@ -79,7 +79,7 @@ class Recipe:
         None where the trunk is frozen, since all that trains there does so on features,
         and none with --ops=select, whose file cannot be told to forget its slots.
         """
-        frozen = topology.trunk_features(self.layers, self.trained)
+        frozen = trunks.trunk_features(self.layers, self.trained)
         if frozen or self.ops == "select":
             return ()
         return topology.class_weights(self.layers)
@@ -89,8 +89,8 @@ class Recipe:
         """Layers where the trunk ends; none where nothing trains on its features."""
         alone = self.class_weights
         if not alone:
-            return topology.trunk_features(self.layers, self.trained)
-        return topology.trunk_features(self.layers, alone)
+            return trunks.trunk_features(self.layers, self.trained)
+        return trunks.trunk_features(self.layers, alone)
 
     @property
     def module_type(self) -> _Module:
@@ -306,7 +306,7 @@ def _module(
     """The tf.Module, in two parts where something trains on the trunk's features."""
     trunk, layers = None, recipe.layers
     if recipe.features:
-        below, layers = topology.split(layers, recipe.features)
+        below, layers = trunks.split(layers, recipe.features)
         trunk = stateless.Stateless(network.build(below, "trunk", recipe.features))
     return recipe.module_type(
         stateless.Stateless(network.build(layers, recipe.spec.name)),

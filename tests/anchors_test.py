@@ -17,6 +17,7 @@ COUNTS = {
     "face_short_range": 896,
     "face_back": 896,
     "face_full_range": 2304,
+    "face_full_range_sparse": 2304,
 }
 
 # Stride by stride, as ARCHITECTURES.md, section 3 tabulates them.

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import manifest as manifests
@@ -121,7 +121,7 @@ class ChainTest(absltest.TestCase):
         class Stop(Exception):
             pass
 
-        for spec in (tiny_detector.HOURGLASS, tiny_detector.FACES):
+        for spec in list(tiny_detector.ALL.values())[1:]:
             config = self._config(classes=())
             data = tiny_detector.vendor_file(spec=spec)
             (self.directory / "vendor.tflite").write_bytes(data)
@@ -156,9 +156,12 @@ def _pays_every_tie(operation):
     return [result], backward
 
 
-class KindsTest(absltest.TestCase):
-    def test_a_face_detector_is_proven(self):
-        recipe = tiny_detector.recipe(spec=tiny_detector.FACES, trainable="blocks:1")
+class KindsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (tiny_detector.FACES, "blocks:1"), (tiny_detector.SUBPIXEL, "heads")
+    )
+    def test_a_face_detector_is_proven(self, spec, trainable):
+        recipe = tiny_detector.recipe(spec=spec, trainable=trainable)
         self.assertEqual(_failing(_prove(recipe, ("ai_edge_litert",))), [])
 
     def test_a_custom_operator_is_run_where_it_can_be_and_told_where_not(self):

@@ -20,9 +20,19 @@ DEVICE_SIDE = (
     "ondevice/__init__.py",
     "ondevice/commands.py",
     "ondevice/exporting.py",
+    "ondevice/extraction.py",
     "ondevice/precision.py",
     "ondevice/device/*.py",
     "ondevice/detection/*.py",
+    "ondevice/rebuild/__init__.py",
+    "ondevice/rebuild/layout.py",
+    "ondevice/rebuild/naming.py",
+    "ondevice/rebuild/nodes.py",
+    "ondevice/rebuild/porting.py",
+    "ondevice/rebuild/recognition.py",
+    "ondevice/rebuild/specs.py",
+    "ondevice/rebuild/topology.py",
+    "ondevice/rebuild/trunks.py",
     "ondevice/measuring/__init__.py",
     "ondevice/measuring/timing.py",
     "ondevice/measuring/classes.py",
@@ -39,6 +49,7 @@ DEVICE_COMMANDS = (
     "checkpoint",
     "benchmark",
     "pytorch",
+    "weights",
 )
 
 

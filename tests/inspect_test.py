@@ -101,7 +101,7 @@ class InspectTest(parameterized.TestCase):
 
 class ProbeTest(parameterized.TestCase):
     def _probe(self, code: str, timeout: float = 30.0) -> probe.Verdict:
-        with mock.patch.object(probe, "_COMMAND", (sys.executable, "-c", code)):
+        with mock.patch.object(probe, "_START", (sys.executable, "-c", code)):
             return probe.probe("x.tflite", runtimes.installed()[0], timeout)
 
     def test_crash(self):

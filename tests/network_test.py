@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from ondevice.detection import geometry
 from ondevice.device import images, runtimes
-from ondevice.rebuild import network, porting, recognition, topology
+from ondevice.rebuild import network, porting, recognition, topology, trunks
 from ondevice.verification import check, compare
 from checkpoints import tflite_file
 from signatures import stateless
@@ -42,10 +42,10 @@ def test_stateless_calls_take_the_weights_given():
 
 
 def test_trunk_and_heads_compute_what_the_whole_does():
-    features = topology.trunk_features(
+    features = trunks.trunk_features(
         LAYERS, topology.trained_variables(LAYERS, "heads")
     )
-    below, above = topology.split(LAYERS, features)
+    below, above = trunks.split(LAYERS, features)
     weights = tiny_detector.weights(classes=3)
     trunk = stateless.Stateless(network.build(below, "trunk", features))
     heads = stateless.Stateless(network.build(above, "heads"))
@@ -83,12 +83,13 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_set():
         "face_detection_short_range",
         "face_detection_back",
         "face_detection_full_range",
+        "face_detection_full_range_sparse",
     ],
 )
 def test_the_model_is_within_the_bound_of_its_file(name, runtime):
     if runtime not in runtimes.installed():
         shared_data.missing(f"{runtime} is not installed.")
-    path = shared_data.shared("models", f"{name}.tflite")
+    path = shared_data.vendor(name)
     folder = shared_data.shared("data", "sign_digits")
     model, found = _ported(path)
     interpreter = runtimes.create(str(path), runtime)

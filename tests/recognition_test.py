@@ -4,17 +4,17 @@ import struct
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl.testing import absltest, parameterized
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import tflite_file
-from ondevice.rebuild import porting, recognition, specs, topology
+from ondevice import convert
+from ondevice.rebuild import network, nodes, porting, recognition, specs, topology
+from signatures import stateless
 from tests import rewritten, shared_data, tiny_detector
 
-TINY = {
-    spec.name: spec
-    for spec in (tiny_detector.SPEC, tiny_detector.HOURGLASS, tiny_detector.FACES)
-}
+TINY = tiny_detector.ALL
 
 # File in ../shared/models -> its detector and the weights in it.
 VENDORS = {
@@ -24,6 +24,7 @@ VENDORS = {
     "face_detection_short_range": ("face_short_range", 100_412),
     "face_detection_back": ("face_back", 134_704),
     "face_detection_full_range": ("face_full_range", 510_489),
+    "face_detection_full_range_sparse": ("face_full_range_sparse", 508_308),
 }
 
 
@@ -122,6 +123,21 @@ class TinyTest(parameterized.TestCase):
         with self.assertRaises(recognition.UnknownDetectorError):
             recognition.recognise(_edited(align))
 
+    @parameterized.parameters(("first", [0, 1]), ("second", [1, 0]))
+    def test_padding_of_one_side_is_another_network(self, _, sides):
+        def shift(model):
+            pad = rewritten.operators(model, "PAD")[0]
+            table = model.buffers[model.subgraphs[0].tensors[pad.inputs[1]].buffer]
+            paddings = np.array([[0, 0], sides, [1, 1], [0, 0]], np.int32)
+            table.data = np.frombuffer(paddings.tobytes(), np.uint8)
+
+        data = tiny_detector.vendor_file(0, tiny_detector.SUBPIXEL)
+        recognition.recognise(tflite_file.parse(data))
+        with self.assertRaisesRegex(
+            recognition.UnknownDetectorError, r"no layer is like PAD \(operator 0\)"
+        ):
+            recognition.recognise(tflite_file.parse(rewritten.edited(data, shift)))
+
     def test_a_float_constant_that_nothing_ports_is_named(self):
         def add_bias(model):
             # The depthwise convolution gets a bias that is not zero.
@@ -153,10 +169,45 @@ class TinyTest(parameterized.TestCase):
                 porting.port(file, found)
 
 
+class PaddingTest(parameterized.TestCase):
+    # pad on each side, kernel, stride -> the window of the node.
+    @parameterized.parameters(
+        (1, 3, 1, (3, 1)),
+        (2, 5, 1, (5, 1)),
+        (1, 3, 2, (3, 2, "valid")),
+        (2, 3, 1, (3, 1, "valid")),
+        (1, 2, 1, (2, 1, "valid")),
+    )
+    def test_pad_before_a_valid_window(self, added, kernel, stride, window):
+        layers = (
+            topology.Layer("image", "input", (), (8, 8, 2), ""),
+            topology.Layer("pad", "spatial_pad", ("image",), (), "", added),
+            topology.Layer(
+                "out", "conv", ("pad",), (0, 0, 3), "", kernel, stride, "valid"
+            ),
+        )
+        model = stateless.Stateless(network.build(layers, "padded"))
+        weights = {
+            "out/kernel": np.ones((kernel, kernel, 2, 3), np.float32),
+            "out/bias": np.ones(3, np.float32),
+        }
+        data, _ = convert.inference(
+            lambda values, image: (model(values, image)["out"],),
+            [tf.TensorSpec((1, 8, 8, 2), name="image")],
+            weights,
+            ("out",),
+        )
+        graph = nodes.read(tflite_file.parse(data))
+        found = {node.output: node for node in graph.nodes}[graph.outputs[0]]
+        self.assertEqual((found.kind, found.window), ("conv", window))
+        same = found.inputs == graph.inputs
+        self.assertEqual(same, len(window) == 2)
+
+
 class VendorTest(parameterized.TestCase):
     @parameterized.parameters(*VENDORS)
     def test_a_shuffled_copy_without_names_gives_the_same_weights(self, name):
-        data = shared_data.shared("models", f"{name}.tflite").read_bytes()
+        data = shared_data.vendor(name).read_bytes()
         spec, count = VENDORS[name]
         found, weights = _ported(data)
         self.assertEqual(found.spec.name, spec)

@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from ondevice import sources
 from ondevice.detection import anchors
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -26,6 +27,17 @@ def shared(*parts: str) -> pathlib.Path:
     if not path.exists():
         missing(f"../shared/{'/'.join(parts)} is missing.")
     return path
+
+
+def vendor(name: str) -> pathlib.Path:
+    """Path of a vendor's file in ../shared, or among the sources fetched before."""
+    path = SHARED / "models" / f"{name}.tflite"
+    if path.exists():
+        return path
+    found = sorted(sources.cache_directory().rglob(path.name))
+    if not found:
+        missing(f"{path.name} is in neither ../shared nor {sources.cache_directory()}.")
+    return found[0]
 
 
 def digits(

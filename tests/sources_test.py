@@ -15,7 +15,12 @@ from absl.testing import absltest
 
 from ondevice import sources
 
-CONTENT = {"palm_full": b"full", "palm_lite": b"lite", "face_short_range": b"face"}
+CONTENT = {
+    "palm_full": b"full",
+    "palm_lite": b"lite",
+    "face_short_range": b"face",
+    "face_full_range_sparse": b"sparse",
+}
 FOLDER = "mediapipe/modules/palm_detection"
 KNOWN = {
     name: dataclasses.replace(known, sha256=hashlib.sha256(CONTENT[name]).hexdigest())

@@ -12,7 +12,7 @@ import numpy as np
 import tflite
 from absl.testing import absltest, parameterized
 
-from checkpoints import flatbuffer, operator_options, tflite_file
+from checkpoints import constants, flatbuffer, operator_options, tflite_file
 from tests import shared_data
 
 MODELS = (
@@ -25,8 +25,15 @@ MODELS = (
 )
 
 
+PLAIN = (((2, 3), "FLOAT32", 1),)
+# Of the default buffer's six numbers two are in the first row and four in the other.
+SPARSE = (
+    ((2, 8), "FLOAT32", 1, ((0, 1), (), (2, ([0, 2, 6], [1, 6, 0, 3, 4, 7], "uint8")))),
+)
+
+
 def model_bytes(
-    tensors=(((2, 3), "FLOAT32", 1),),
+    tensors=PLAIN,
     buffers=(b"", np.arange(6, dtype="<f4").tobytes()),
     operators=(),
     codes=(),
@@ -37,7 +44,9 @@ def model_bytes(
     """Writes a small .tflite with the schema package.
 
     Args:
-      tensors: (shape, dtype's name, buffer) each.
+      tensors: (shape, dtype's name, buffer) each, or with (traversal order, block map,
+        levels) behind them; a dense level is its size, a sparse one (segments, indices,
+        their dtype).
       buffers: Bytes each.
       operators: (code, inputs, outputs) each.
       codes: (builtin code, custom code or None) each.
@@ -63,9 +72,42 @@ def model_bytes(
             tflite.BufferAddData(builder, content)
         return tflite.BufferEnd(builder)
 
-    def tensor(i, shape, dtype, number):
+    def level(given):
+        if isinstance(given, int):
+            tflite.DimensionMetadataStart(builder)
+            tflite.DimensionMetadataAddDenseSize(builder, given)
+            return tflite.DimensionMetadataEnd(builder)
+        *rows, dtype = given
+        tables = []
+        for row in rows:
+            values = builder.CreateNumpyVector(np.asarray(row, dtype))
+            builder.StartObject(1)  # Each of the three kinds is a table of a vector.
+            builder.PrependUOffsetTRelativeSlot(0, values, 0)
+            tables.append(builder.EndObject())
+        kind = {"int32": 1, "uint16": 2, "uint8": 3}.get(dtype, 9)
+        tflite.DimensionMetadataStart(builder)
+        tflite.DimensionMetadataAddFormat(builder, tflite.DimensionType.SPARSE_CSR)
+        tflite.DimensionMetadataAddArraySegmentsType(builder, kind)
+        tflite.DimensionMetadataAddArraySegments(builder, tables[0])
+        tflite.DimensionMetadataAddArrayIndicesType(builder, kind)
+        tflite.DimensionMetadataAddArrayIndices(builder, tables[1])
+        return tflite.DimensionMetadataEnd(builder)
+
+    def sparsity(order, blocks, levels):
+        rows = vector([level(given) for given in levels])
+        order, blocks = numbers(order), numbers(blocks)
+        tflite.SparsityParametersStart(builder)
+        tflite.SparsityParametersAddTraversalOrder(builder, order)
+        tflite.SparsityParametersAddBlockMap(builder, blocks)
+        tflite.SparsityParametersAddDimMetadata(builder, rows)
+        return tflite.SparsityParametersEnd(builder)
+
+    def tensor(i, shape, dtype, number, encoding=None):
         name, sides = builder.CreateString(f"t{i}"), numbers(shape)
+        stored = sparsity(*encoding) if encoding else None
         tflite.TensorStart(builder)
+        if stored is not None:
+            tflite.TensorAddSparsity(builder, stored)
         tflite.TensorAddShape(builder, sides)
         tflite.TensorAddType(builder, getattr(tflite.TensorType, dtype))
         tflite.TensorAddBuffer(builder, number)
@@ -289,7 +331,7 @@ class RefusalTest(parameterized.TestCase):
 
 
 class FuzzTest(parameterized.TestCase):
-    """2,000 mutations in all; each parses, or raises TfliteError, in little memory."""
+    """3,400 mutations in all; each parses, or raises TfliteError, in little memory."""
 
     def _survives(self, data: bytes) -> bool:
         try:
@@ -302,17 +344,26 @@ class FuzzTest(parameterized.TestCase):
                     file.constant(graph.index, tensor.index)
                 except tflite_file.TfliteError:
                     pass
+                try:
+                    constants.decoded(file, graph.index, tensor.index)
+                except tflite_file.TfliteError:
+                    pass
         return True
 
     @parameterized.named_parameters(
-        ("vendor", "face_detection_short_range", 400), ("small", None, 1_500)
+        ("vendor", "face_detection_short_range", 400),
+        ("small", None, 1_500),
+        ("sparse", "", 1_500),
     )
     def test_flips(self, name, rounds):
         if name:
             data = shared_data.shared("models", f"{name}.tflite").read_bytes()
         else:
             data = model_bytes(
-                operators=((0, (0,), (0,)),) * 3, codes=((142, None),), signature=True
+                tensors=SPARSE if name == "" else PLAIN,
+                operators=((0, (0,), (0,)),) * 3,
+                codes=((142, None),),
+                signature=True,
             )
         model = tflite_file.parse(data)
         weights = sum(span.size for span in model.buffers)

@@ -80,11 +80,28 @@ FACES = dataclasses.replace(
     subject="face",
     class_stride=2,
 )
+# As the sparse face detector: symmetric padding, biased depthwise convolutions, a stage
+# that begins without shortcut, heads whose channels become cells.
+SUBPIXEL = dataclasses.replace(
+    FACES,
+    name="face_tiny_subpixel",
+    stages=(
+        (specs.Block(4, inner=2),),
+        (specs.Block(6, stride=2, inner=3, shortcut=False), specs.Block(6, inner=3)),
+        (specs.Block(8, stride=2, inner=4, shortcut=False),),
+        (specs.Block(8, stride=2, inner=4, shortcut=False),),
+    ),
+    symmetric_padding=True,
+    depthwise_bias=True,
+    subpixel_heads=True,
+)
+ALL = {spec.name: spec for spec in (SPEC, HOURGLASS, FACES, SUBPIXEL)}
 ANCHORS = {
     SPEC.name: anchors.AnchorSpec(32, (4, 8, 8, 8), 0.1484375),
     HOURGLASS.name: anchors.AnchorSpec(32, (4, 8, 16, 16, 16), 0.1171875),
-    FACES.name: anchors.AnchorSpec(
-        32, (4,), 0.1484375, interpolated_scale_aspect_ratio=0.0
+    **dict.fromkeys(
+        (FACES.name, SUBPIXEL.name),
+        anchors.AnchorSpec(32, (4,), 0.1484375, interpolated_scale_aspect_ratio=0.0),
     ),
 }
 
@@ -92,8 +109,7 @@ ANCHORS = {
 @contextlib.contextmanager
 def known() -> Iterator[None]:
     """Makes the tiny detectors known ones."""
-    tiny = {spec.name: spec for spec in (SPEC, HOURGLASS, FACES)}
-    with mock.patch.object(specs, "PRESETS", {**specs.PRESETS, **tiny}):
+    with mock.patch.object(specs, "PRESETS", {**specs.PRESETS, **ALL}):
         with mock.patch.object(anchors, "PRESETS", {**anchors.PRESETS, **ANCHORS}):
             yield
 
@@ -106,7 +122,7 @@ def weights(
     values = {}
     for name, shape in topology.variables(topology.draw(spec, classes)).items():
         fan_in = int(np.prod(shape[:-1])) if len(shape) == 4 else 4
-        if name.startswith("depthwise"):
+        if name.startswith("depthwise") and len(shape) == 4:
             fan_in = shape[0] * shape[1]
         value = random.standard_normal(shape) / fan_in**0.5
         values[name] = value.astype(np.float32)

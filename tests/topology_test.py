@@ -1,4 +1,4 @@
-"""Tests of ondevice/rebuild/specs.py and topology.py."""
+"""Tests of ondevice/rebuild/specs.py, topology.py and trunks.py."""
 
 import collections
 import dataclasses
@@ -7,7 +7,7 @@ import math
 import pytest
 
 from checkpoints import manifest as manifests
-from ondevice.rebuild import specs, topology
+from ondevice.rebuild import specs, topology, trunks
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ from ondevice.rebuild import specs, topology
         ("face_short_range", 100_412, 0, 896, 16, 21, 17),
         ("face_back", 134_704, 0, 896, 32, 37, 33),
         ("face_full_range", 510_489, 0, 2304, 40, 49, 47),
+        ("face_full_range_sparse", 508_308, 0, 2304, 42, 49, 47),
     ],
 )
 def test_counts_are_those_of_the_vendors_files(
@@ -128,10 +129,10 @@ def test_unknown_choices_are_refused(choice):
 def test_split_cuts_at_the_features_and_loses_no_weight():
     spec = specs.PRESETS["palm_lite"]
     layers = topology.draw(spec, 7)
-    features = topology.trunk_features(
+    features = trunks.trunk_features(
         layers, topology.trained_variables(layers, "heads")
     )
-    trunk, heads = topology.split(layers, features)
+    trunk, heads = trunks.split(layers, features)
     assert tuple(x.name for x in heads if x.kind == "input") == features
     assert all(x.group == topology.GLUE or "head" in x.group for x in heads)
     both = {**topology.variables(trunk), **topology.variables(heads)}
@@ -153,11 +154,11 @@ def test_split_cuts_at_the_features_and_loses_no_weight():
 def test_the_trunk_ends_where_training_begins(choice, shapes):
     layers = topology.draw(specs.PRESETS["palm_full"], 7)
     trained = topology.trained_variables(layers, choice)
-    features = topology.trunk_features(layers, trained)
+    features = trunks.trunk_features(layers, trained)
     by_name = {layer.name: layer for layer in layers}
     assert [by_name[name].shape for name in features] == shapes
     if features:
-        trunk, rest = topology.split(layers, features)
+        trunk, rest = trunks.split(layers, features)
         assert set(trained) <= set(topology.variables(rest))
         assert not set(trained) & set(topology.variables(trunk))
 
@@ -199,3 +200,17 @@ def test_a_kind_that_nobody_can_draw_is_refused():
 def test_an_input_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of 32. Received: 200"):
         dataclasses.replace(specs.PRESETS["palm_lite"], input_size=200)
+
+
+def test_zeros_around_a_grid_are_no_features_of_the_trunk():
+    layers = topology.draw(specs.PRESETS["face_full_range_sparse"])
+    kind = {layer.name: layer.kind for layer in layers}
+    for choice in ("all", "heads", *(f"blocks:{count}" for count in range(1, 20))):
+        trained = topology.trained_variables(layers, choice)
+        features = trunks.trunk_features(layers, trained)
+        assert "spatial_pad" not in {kind[name] for name in features}, choice
+        assert features or choice == "all"
+        if features:
+            trunk, rest = trunks.split(layers, features)
+            assert not set(topology.variables(trunk)).intersection(trained)
+            assert {x.name for x in rest if x.kind == "input"} == set(features)

@@ -14,6 +14,7 @@ from ondevice.rebuild import (
     topology,
     torch_names,
     torch_network,
+    trunks,
 )
 from ondevice.verification import check, compare
 from tests import tiny_detector
@@ -102,7 +103,7 @@ def test_a_class_head_that_was_replaced_gives_as_many_logits():
 
 def test_features_of_a_trunk_give_the_outputs_again():
     layers = topology.draw(tiny_detector.SPEC)
-    features = topology.trunk_features(
+    features = trunks.trunk_features(
         layers, topology.trained_variables(layers, "blocks:1")
     )
     model = torch_network.build(tiny_detector.SPEC)

@@ -26,7 +26,7 @@ from checkpoints import manifest as manifests
 from ondevice.detection import anchors, targets
 from ondevice.device import batches, image_cache, kept, labelled, opening
 from ondevice.device import schedule, supplies, usage
-from ondevice.rebuild import specs, topology
+from ondevice.rebuild import specs, topology, trunks
 
 BATCH = 8
 # On the same photographs, every step the same size whatever trains elsewhere.
@@ -79,7 +79,7 @@ class Job:
     @property
     def features(self) -> tuple[str, ...]:
         """Layers where the frozen trunk ends; none where all of it trains."""
-        return topology.trunk_features(self.layers, self.trained)
+        return trunks.trunk_features(self.layers, self.trained)
 
     def write(self, folder: pathlib.Path) -> None:
         (folder / "job.json").write_text(json.dumps(dataclasses.asdict(self)))
@@ -173,7 +173,7 @@ class TensorFlow:
         weights = start(job, folder)
         self._named = {}
         if job.features:
-            below, layers = topology.split(layers, job.features)
+            below, layers = trunks.split(layers, job.features)
             self._trunk = network.build(below, "trunk", job.features)
             self._take(self._trunk, weights)
         self._encode = tf.function(lambda image: self._trunk(image, training=False))

@@ -117,6 +117,8 @@ class AnchorSpec:
         )
 
 
+_FULL_RANGE = AnchorSpec(192, (4,), 0.1484375, interpolated_scale_aspect_ratio=0.0)
+
 # Source: the anchor options of MediaPipe's graphs (ARCHITECTURES.md, section 3).
 PRESETS: Mapping[str, AnchorSpec] = types.MappingProxyType(
     {
@@ -126,9 +128,8 @@ PRESETS: Mapping[str, AnchorSpec] = types.MappingProxyType(
         "palm_full": AnchorSpec(192, (8, 16, 16, 16), 0.1484375),
         "face_short_range": AnchorSpec(128, (8, 16, 16, 16), 0.1484375),
         "face_back": AnchorSpec(256, (16, 32, 32, 32), 0.15625),
-        "face_full_range": AnchorSpec(
-            192, (4,), 0.1484375, interpolated_scale_aspect_ratio=0.0
-        ),
+        "face_full_range": _FULL_RANGE,
+        "face_full_range_sparse": _FULL_RANGE,
     }
 )
 

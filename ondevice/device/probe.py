@@ -16,14 +16,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from ondevice.device import runtimes
 
 # Of memory, so that a file that asks for more is refused and not served.
 _ADDRESS_SPACE = 16 * 2**30
-_COMMAND = (sys.executable, "-m", "ondevice.device.probe")
+_START = (sys.executable, "-m")
+_MODULE = "ondevice.device.probe"
 _ROOT = str(pathlib.Path(__file__).resolve().parents[2])
+
+
+class ApartError(ValueError):
+    """A process that came to no answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +50,23 @@ def probe(path: str | os.PathLike[str], runtime: str, timeout: float) -> Verdict
     """
     if runtime not in runtimes.installed():
         return Verdict(False, "not installed")
+    try:
+        return Verdict(**apart(_MODULE, [os.fspath(path), runtime], timeout))
+    except (TypeError, ApartError) as error:
+        return Verdict(False, str(error))
+
+
+def apart(module: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
+    """Runs a module in a process of its own, and reads what it says last.
+
+    Args:
+      module: Its name; it prints a JSON object in the last line.
+      arguments: Of its command line.
+      timeout: Seconds after which it counts as hanging.
+
+    Raises:
+      ApartError: If it hangs, or ends without that line: how it ended.
+    """
     found = os.environ.get("PYTHONPATH")
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([_ROOT, found] if found else [_ROOT]),
@@ -51,20 +74,34 @@ def probe(path: str | os.PathLike[str], runtime: str, timeout: float) -> Verdict
     }
     try:
         done = subprocess.run(
-            [*_COMMAND, os.fspath(path), runtime],
+            [*_START, module, *arguments],
             capture_output=True,
             text=True,
             errors="replace",
             timeout=timeout,
             env=environment,
         )
-    except subprocess.TimeoutExpired:
-        return Verdict(False, f"still running after {timeout:g} seconds")
-    lines = done.stdout.splitlines()
+    except subprocess.TimeoutExpired as error:
+        raise ApartError(f"still running after {timeout:g} seconds") from error
     try:
-        return Verdict(**json.loads(lines[-1]))
-    except (IndexError, TypeError, ValueError):  # It did not come to its last line.
-        return Verdict(False, _death(done.returncode, done.stderr))
+        last = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):  # It did not come to its last line.
+        last = None
+    if not isinstance(last, dict):
+        raise ApartError(_death(done.returncode, done.stderr))
+    return last
+
+
+def limit_memory() -> None:
+    """Keeps this process from more memory than a model should need."""
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard == resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, hard))
+    except (ImportError, ValueError, OSError):  # Not every system has it.
+        pass
 
 
 def invoke_all(path: str, runtime: str) -> None:
@@ -116,14 +153,7 @@ def _death(status: int, output: str) -> str:
 
 def _main(path: str, runtime: str) -> None:
     verdict: dict[str, Any] = {"runs": True, "error": None}
-    try:
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        if hard == resource.RLIM_INFINITY:
-            resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, hard))
-    except (ImportError, ValueError, OSError):  # Not every system has it.
-        pass
+    limit_memory()
     try:
         invoke_all(path, runtime)
     except Exception as error:  # Whatever it is, it is the answer.

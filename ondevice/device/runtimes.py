@@ -88,7 +88,12 @@ def interpreter_class(runtime: str = AUTO) -> type:
         ) from error
 
 
-def create(model: bytes | str, runtime: str = AUTO, threads: int | None = None) -> Any:
+def create(
+    model: bytes | str,
+    runtime: str = AUTO,
+    threads: int | None = None,
+    every_tensor: bool = False,
+) -> Any:
     """Makes an interpreter and allocates its tensors.
 
     tflite-runtime 2.14 applies XNNPACK only if the tensors are allocated before the
@@ -98,6 +103,8 @@ def create(model: bytes | str, runtime: str = AUTO, threads: int | None = None) 
       model: Content of a .tflite, or the path of one.
       runtime: As `choose` takes it.
       threads: At least 1; None leaves it to the runtime.
+      every_tensor: Whether `get_tensor` must give what any operator has computed:
+        memory is then not used again, and no delegate replaces operators.
 
     Returns:
       The interpreter.
@@ -112,7 +119,15 @@ def create(model: bytes | str, runtime: str = AUTO, threads: int | None = None) 
         )
     name = choose(runtime)
     interpreter_type = interpreter_class(name)
-    given = {"model_content" if isinstance(model, bytes) else "model_path": model}
+    given: dict[str, Any] = {
+        "model_content" if isinstance(model, bytes) else "model_path": model
+    }
+    if every_tensor:
+        resolvers = importlib.import_module(_MODULES[name]).OpResolverType
+        given["experimental_preserve_all_tensors"] = True
+        given["experimental_op_resolver_type"] = (
+            resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
     try:
         interpreter = interpreter_type(**given, num_threads=threads)
         interpreter.allocate_tensors()

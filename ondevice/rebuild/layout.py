@@ -30,11 +30,6 @@ def permutation(source: str, target: str) -> tuple[int, ...]:
     return tuple(source.index(axis) for axis in target)
 
 
-def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The permutation that undoes `axes`."""
-    return tuple(axes.index(i) for i in range(len(axes)))
-
-
 def moved(array: np.ndarray, source: str, target: str) -> np.ndarray:
     """Brings an array from one layout into another, its numbers as they are.
 

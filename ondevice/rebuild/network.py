@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ondevice.rebuild import topology
 from signatures import stateless
@@ -31,14 +32,40 @@ class ChannelPadding(keras.layers.Layer):
         return {**super().get_config(), "channels": self.channels}
 
 
+@keras.saving.register_keras_serializable("ondevice")
+class DepthToSpace(keras.layers.Layer):
+    """Lays channels out as squares of cells: [B, H, W, s s C] -> [B, s H, s W, C]."""
+
+    def __init__(self, side: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.side = side
+
+    def call(self, inputs):
+        return tf.nn.depth_to_space(inputs, self.side)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        s = self.side
+        return (batch, height * s, width * s, channels // s**2)
+
+    def get_config(self):
+        return {**super().get_config(), "side": self.side}
+
+
 def _keras_layer(layer: topology.Layer) -> keras.layers.Layer:
     """The Keras layer that a node stands for."""
-    window = {"kernel_size": layer.kernel, "strides": layer.stride, "padding": "same"}
+    window = {
+        "kernel_size": layer.kernel,
+        "strides": layer.stride,
+        "padding": layer.padding,
+    }
     if layer.kind == "conv":
         return keras.layers.Conv2D(layer.shape[2], name=layer.name, **window)
     if layer.kind == "depthwise":
-        # Every depthwise bias in the vendor's files is zero; porting checks it.
-        return keras.layers.DepthwiseConv2D(use_bias=False, name=layer.name, **window)
+        # Where there is none the vendor's is zero; porting checks it.
+        return keras.layers.DepthwiseConv2D(
+            use_bias=layer.bias, name=layer.name, **window
+        )
     if layer.kind == "transpose_conv":
         return keras.layers.Conv2DTranspose(layer.shape[2], name=layer.name, **window)
     if layer.kind == "prelu":
@@ -53,6 +80,10 @@ def _keras_layer(layer: topology.Layer) -> keras.layers.Layer:
         )
     if layer.kind == "channel_pad":
         return ChannelPadding(layer.shape[2], name=layer.name)
+    if layer.kind == "spatial_pad":
+        return keras.layers.ZeroPadding2D(layer.kernel, name=layer.name)
+    if layer.kind == "depth_to_space":
+        return DepthToSpace(layer.kernel, name=layer.name)
     if layer.kind == "upsample":
         # Half-pixel centres, as RESIZE_BILINEAR in the vendor's files.
         return keras.layers.UpSampling2D(2, interpolation="bilinear", name=layer.name)

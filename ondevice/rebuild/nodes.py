@@ -16,7 +16,7 @@ import tflite
 from checkpoints import tflite_file
 
 # Operators that change how numbers are stored and not what they are.
-DECODERS = ("DEQUANTIZE", "QUANTIZE")
+DECODERS = ("DEQUANTIZE", "QUANTIZE", "DENSIFY")
 
 # Operators of convolutions -> kind, and where kernel and bias lie among the inputs.
 _CONVOLUTIONS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -52,7 +52,7 @@ class Node:
 
     Attributes:
       kind: As a layer's; where no layer is like it, the operator's name.
-      window: (kernel, stride) of a layer's kind, otherwise the operator's options.
+      window: That of a layer of its kind, otherwise the operator's options.
       inputs: Tensors that it reads and that are no constants.
       output: The tensor that it computes.
       shape: Of the output, without the batch.
@@ -99,13 +99,12 @@ def read(file: tflite_file.TfliteFile) -> Graph:
       has an index past those of the file.
     """
     graph = file.subgraphs[0]
-    stored: dict[int, int] = {}  # a decoded tensor -> what it was decoded from
+    stored = decoded_from(file)
     computed = set(graph.inputs)
     made: dict[int, Node] = {}  # by output
     for operator in graph.operators:
         operands = tuple(stored.get(i, i) for i in operator.inputs)
-        if operator.name in DECODERS and len(operands) == len(operator.outputs) == 1:
-            stored[operator.outputs[0]] = operands[0]
+        if _decodes(operator):
             continue
         kind, window, places = _kind(file, operator, operands)
         inputs = tuple(i for i in operands if i in computed)
@@ -122,6 +121,7 @@ def read(file: tflite_file.TfliteFile) -> Graph:
                 known=kind != operator.name and not place,
             )
             node = _with_bias(node, operands, made, graph)
+            node = _same(node, made)
             activation = operator.options.get("fused_activation_function", _NONE)
             if node.known and activation == _RELU:
                 between = len(graph.tensors) + output
@@ -146,6 +146,35 @@ def rounds(file: tflite_file.TfliteFile) -> bool:
         if operator.name not in DECODERS
         for index in operator.inputs
     )
+
+
+def _same(node: Node, made: dict[int, Node]) -> Node:
+    """The node with padding of its own where a PAD before it does as much.
+
+    With a stride of 1 SAME has as many zeros on each side, of an odd window.
+    """
+    before = made.get(node.inputs[0]) if node.inputs else None
+    if before is None or before.kind != "spatial_pad":
+        return node
+    for side in (3, 5, 7):
+        if node.window == (side, 1, "valid") and before.window == (side // 2, 1):
+            return dataclasses.replace(node, window=(side, 1), inputs=before.inputs)
+    return node
+
+
+def decoded_from(file: tflite_file.TfliteFile) -> dict[int, int]:
+    """Each tensor of subgraph 0 that is only decoded -> what it is decoded from."""
+    stored: dict[int, int] = {}
+    for operator in file.subgraphs[0].operators:
+        if _decodes(operator):
+            (source,), (target,) = operator.inputs, operator.outputs
+            stored[target] = stored.get(source, source)
+    return stored
+
+
+def _decodes(operator: tflite_file.Operator) -> bool:
+    one = len(operator.inputs) == len(operator.outputs) == 1
+    return operator.name in DECODERS and one
 
 
 def _relu(node: Node, read_from: int) -> Node:
@@ -197,9 +226,9 @@ def _kind(
         dilation = [options.get(f"dilation_{side}_factor") for side in "hw"]
         # For a 1x1 window SAME and VALID are one.
         same = options.get("padding") == tflite.Padding.SAME or window[:1] == (1,)
-        if window and dilation == [1, 1] and same:
+        if window and dilation == [1, 1]:
             kind, places = _CONVOLUTIONS[operator.name]
-            return kind, window, places
+            return kind, window if same else (*window, "valid"), places
     elif operator.name == "TRANSPOSE_CONV":
         window = _window(graph, operands, step)
         # Where windows do not overlap SAME and VALID are one, too.
@@ -222,6 +251,11 @@ def _kind(
         if paddings is not None and paddings.shape == (4, 2):
             if not paddings[:3].any() and not paddings[3, 0]:
                 return "channel_pad", (1, 1), ()
+            added = int(paddings[1, 0])
+            if paddings.tolist() == [[0, 0], [added] * 2, [added] * 2, [0, 0]]:
+                return "spatial_pad", (added, 1), ()
+    elif operator.name == "DEPTH_TO_SPACE":
+        return "depth_to_space", (options.get("block_size"), 1), ()
     elif operator.name == "RESIZE_BILINEAR":
         if options.get("half_pixel_centers") and not options.get("align_corners"):
             return "upsample", (1, 1), ()

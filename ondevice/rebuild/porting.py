@@ -16,7 +16,8 @@ from checkpoints import constants, tflite_file
 from ondevice.rebuild import layout, recognition, topology
 
 # Kind of layer -> for each of its node's weights (attribute, axes in the file, axes in
-# Keras). An attribute of None has no variable: it must be absent or zero.
+# Keras). An attribute of None is a bias that not every such layer has: without it the
+# constant has no variable, and must be absent or zero.
 ROLES: dict[str, tuple[tuple[str | None, str, str], ...]] = {
     "conv": (("kernel", "OHWI", "HWIO"), ("bias", "O", "O")),
     "depthwise": (("kernel", "1HWC", "HWC1"), (None, "C", "C")),
@@ -67,6 +68,7 @@ def weight_map(
         for (attribute, source, target), index in zip(
             ROLES[layer.kind], node.weights, strict=True
         ):
+            attribute = attribute or ("bias" if layer.bias else None)
             if index < 0 and attribute is None:
                 continue  # an absent bias is a zero bias
             if index < 0 or not _is_constant(file, index):
@@ -173,13 +175,9 @@ def _weights(file: tflite_file.TfliteFile) -> set[int]:
         for operator in graph.operators
         for index in operator.inputs
         if index >= 0
-        and _stands_for_floats(graph.tensors[index])
+        and constants.stands_for_floats(graph.tensors[index])
         and _is_constant(file, index)
     }
-
-
-def _stands_for_floats(tensor: tflite_file.Tensor) -> bool:
-    return tensor.dtype in ("FLOAT32", "FLOAT16") or tensor.quantization is not None
 
 
 def _is_constant(file: tflite_file.TfliteFile, index: int) -> bool:

@@ -124,9 +124,8 @@ def _key(kind: str, window: object, shape: tuple[int, ...], inputs: list[str]) -
 def _layer_keys(layers: tuple[topology.Layer, ...]) -> dict[str, str]:
     keys: dict[str, str] = {}
     for layer in layers:
-        window = (layer.kernel, layer.stride)
         inputs = [keys[name] for name in layer.inputs]
-        keys[layer.name] = _key(layer.kind, window, layer.shape, inputs)
+        keys[layer.name] = _key(layer.kind, layer.window, layer.shape, inputs)
     return keys
 
 

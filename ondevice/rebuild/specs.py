@@ -9,7 +9,7 @@ last stage of its stride; a head reads the last grid of its own, a decoder's whe
 is one.
 
 Source: the operators of palm_detection_{full,lite}.tflite and
-face_detection_short_range.tflite in the mediapipe 0.10.21 wheel, of
+face_detection_{short_range,full_range_sparse}.tflite in the mediapipe 0.10.21 wheel, of
 mediapipe/modules/palm_detection/palm_detection.tflite and
 mediapipe/models/face_detection_back.tflite at tag 0.8.0, of
 mediapipe/modules/face_detection/face_detection_full_range.tflite at v0.8.7, and of an
@@ -102,6 +102,11 @@ class DetectorSpec:
       input_name: The vendor's name of the input.
       subject: What the vendor's one class is.
       min_score: Lowest score of a detection in MediaPipe's graphs.
+      symmetric_padding: Whether a window of stride 2 has zeros on all sides, as PyTorch
+        pads, and not SAME's, which has fewer before than behind.
+      depthwise_bias: Whether depthwise convolutions have a bias that trains.
+      subpixel_heads: Whether the heads go through a strided depthwise convolution,
+        whose channels are laid out as cells.
       class_stride: Stride of the stage where the class branch begins, which files with
         more than one class have beside what the vendor's have.
       class_channels: Its channels.
@@ -124,6 +129,9 @@ class DetectorSpec:
     input_name: str
     subject: str
     min_score: float = 0.5
+    symmetric_padding: bool = False
+    depthwise_bias: bool = False
+    subpixel_heads: bool = False
     class_stride: int = 4
     class_channels: int = 64
     class_blocks: int = 3
@@ -190,9 +198,20 @@ def _single(*channels: int, stride: int = 2) -> tuple[Block, ...]:
     return tuple(Block(c, 1 if i else stride) for i, c in enumerate(channels))
 
 
-def _double(*shapes: tuple[int, int], stride: int = 2) -> tuple[Block, ...]:
-    """Double blocks of these (channels, inner); the first one has `stride`."""
-    return tuple(Block(c, 1 if i else stride, b) for i, (c, b) in enumerate(shapes))
+def _double(
+    *shapes: tuple[int, int], stride: int = 2, shortcut: bool = True
+) -> tuple[Block, ...]:
+    """Double blocks of these (channels, inner).
+
+    Args:
+      *shapes: Of each.
+      stride: Of the first one.
+      shortcut: Whether the first one has one.
+    """
+    return tuple(
+        Block(c, 1 if i else stride, b, bool(i) or shortcut)
+        for i, (c, b) in enumerate(shapes)
+    )
 
 
 def _palm(
@@ -328,6 +347,24 @@ FACE_FULL_RANGE = _with_relu(
     min_score=0.6,
 )
 
+# What MediaPipe's solution loads: another network, pruned, most kernels stored sparse.
+FACE_FULL_RANGE_SPARSE = dataclasses.replace(
+    FACE_FULL_RANGE,
+    name="face_full_range_sparse",
+    stages=(
+        _double((32, 8), (32, 8), stride=1),
+        _double((64, 16), (64, 16), (64, 16), shortcut=False),
+        _double((128, 32), (128, 32), (128, 32), shortcut=False),
+        _double((192, 48), (192, 48), (192, 48), shortcut=False),
+        _double((384, 96), (384, 96), (384, 96), (384, 96), shortcut=False),
+    ),
+    outputs=_IDENTITY,
+    input_name="input_1",
+    symmetric_padding=True,
+    depthwise_bias=True,
+    subpixel_heads=True,
+)
+
 PRESETS = {
     spec.name: spec
     for spec in (
@@ -338,5 +375,6 @@ PRESETS = {
         FACE_SHORT_RANGE,
         FACE_BACK,
         FACE_FULL_RANGE,
+        FACE_FULL_RANGE_SPARSE,
     )
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from typing import Any
 
 from checkpoints import manifest as manifests
 from ondevice.rebuild import specs
@@ -48,12 +49,15 @@ class Layer:
     Attributes:
       name: Unique; the checkpoint's names start with it.
       kind: conv, depthwise, transpose_conv, prelu, relu, add, max_pool, channel_pad,
-        upsample, reshape, concat or input.
+        spatial_pad, upsample, depth_to_space, reshape, concat or input.
       inputs: Names of the layers it reads.
       shape: Output shape for one image, without the batch.
       group: Part of the network, see above.
-      kernel: Side of the window, for the convolutions and max_pool.
+      kernel: Side of the window, for the convolutions and max_pool; cells that
+        spatial_pad adds on each side; side of the square that depth_to_space lays out.
       stride: Step of the window.
+      padding: Of the convolutions: same, or valid behind a spatial_pad.
+      bias: Whether a depthwise layer has one; the other convolutions always have.
     """
 
     name: str
@@ -63,6 +67,14 @@ class Layer:
     group: str
     kernel: int = 1
     stride: int = 1
+    padding: str = "same"
+    bias: bool = False
+
+    @property
+    def window(self) -> tuple[int | str, ...]:
+        """What tells two layers of a kind apart, beside their shapes."""
+        apart = () if self.padding == "same" else (self.padding,)
+        return (self.kernel, self.stride, *apart)
 
 
 class _Drawing:
@@ -80,10 +92,10 @@ class _Drawing:
         shape: tuple[int, ...],
         group: str,
         name: str = "",
-        **window: int,
+        **window: Any,
     ) -> Layer:
         if not name:
-            stem = _KERAS_NAMES[kind]
+            stem = KERAS_NAMES[kind]
             number = self._count[stem]
             self._count[stem] += 1
             name = f"{stem}_{number}" if number else stem
@@ -95,14 +107,32 @@ class _Drawing:
         self, x: Layer, channels: int, group: str, name: str = "", **window: int
     ) -> Layer:
         side = x.shape[0] // window.get("stride", 1)
-        return self.add("conv", (x,), (side, side, channels), group, name, **window)
+        x, padding = self.padded(x, group, **window)
+        shape = (side, side, channels)
+        return self.add("conv", (x,), shape, group, name, padding=padding, **window)
 
     def depthwise(self, x: Layer, stride: int, group: str) -> Layer:
         side = x.shape[0] // stride
+        window: dict[str, Any] = {"kernel": self._spec.kernel, "stride": stride}
+        x, padding = self.padded(x, group, **window)
         return self.add(
             "depthwise", (x,), (side, side, x.shape[2]), group,
-            kernel=self._spec.kernel, stride=stride,
+            padding=padding, bias=self._spec.depthwise_bias, **window,
         )  # fmt: skip
+
+    def padded(
+        self, x: Layer, group: str, kernel: int = 1, stride: int = 1
+    ) -> tuple[Layer, str]:
+        """What a window reads, and its padding.
+
+        With a stride of 1 the two ways of padding are one.
+        """
+        if not self._spec.symmetric_padding or stride == 1:
+            return x, "same"
+        added = kernel // 2
+        side = x.shape[0] + 2 * added
+        shape = (side, side, x.shape[2])
+        return self.add("spatial_pad", (x,), shape, group, kernel=added), "valid"
 
     def upsample(self, x: Layer, group: str) -> Layer:
         side = 2 * x.shape[0]
@@ -129,6 +159,14 @@ class _Drawing:
             x = self.add("channel_pad", (x,), y.shape, group)
         return self.activation(self.add("add", (y, x), y.shape, group), group)
 
+    def head(self, x: Layer, channels: int, group: str, name: str) -> Layer:
+        if not self._spec.subpixel_heads or group == CLASS_HEAD:
+            return self.conv(x, channels, group, name)
+        # Four cells' values as channels of the one between them.
+        y = self.depthwise(self.conv(x, 4 * channels, group, name), 2, group)
+        shape = (*x.shape[:2], channels)
+        return self.add("depth_to_space", (y,), shape, group, kernel=2)
+
     def decode(self, x: Layer, lateral: Layer, decoder: specs.Decoder) -> Layer:
         channels = decoder.channels
         if decoder.kind == specs.RESIZE_FIRST:
@@ -148,7 +186,8 @@ class _Drawing:
         return x
 
 
-_KERAS_NAMES = {
+# Kind -> what Keras calls its layers, before the number.
+KERAS_NAMES = {
     "conv": "conv2d",
     "depthwise": "depthwise_conv2d",
     "transpose_conv": "conv2d_transpose",
@@ -157,7 +196,10 @@ _KERAS_NAMES = {
     "add": "add",
     "max_pool": "max_pooling2d",
     "channel_pad": "channel_padding",
+    "spatial_pad": "zero_padding2d",
     "upsample": "up_sampling2d",
+    "depth_to_space": "depth_to_space",
+    "dense": "dense",  # which no detector has
 }
 
 
@@ -203,9 +245,7 @@ def draw(
         rows = []
         for head in spec.heads:
             name = f"{prefix}_{head.stride}"
-            y = net.conv(
-                grids[head.stride], head.anchors * width, group, name=name
-            )
+            y = net.head(grids[head.stride], head.anchors * width, group, name)
             shape = (y.shape[0] * y.shape[1] * head.anchors, width)
             name = f"{name}_rows" if len(spec.heads) > 1 else output
             rows.append(net.add("reshape", (y,), shape, GLUE, name=name))
@@ -257,55 +297,6 @@ def _class_branch(
     return found
 
 
-def trunk_features(
-    layers: tuple[Layer, ...], trained: tuple[str, ...]
-) -> tuple[str, ...]:
-    """What the frozen part of the network hands to the rest: where to cut it.
-
-    The rest is every head, and every layer that a trained weight has a say in.
-
-    Args:
-      layers: The network.
-      trained: Names of the weights that train.
-
-    Returns:
-      Names of layers, in the network's order; none where a trained weight has a say in
-      all that the image goes through.
-    """
-    learning = {name.split("/")[0] for name in trained}
-    above: set[str] = set()
-    read: set[str] = set()
-    for layer in layers:
-        head = layer.group in (BOX_HEAD, SCORE_HEAD, CLASS_HEAD)
-        if head or layer.name in learning or above.intersection(layer.inputs):
-            above.add(layer.name)
-            read.update(layer.inputs)
-    features = tuple(x.name for x in layers if x.name in read - above)
-    image = tuple(x.name for x in layers if x.kind == "input")
-    return () if features == image else features
-
-
-def split(
-    layers: tuple[Layer, ...], features: tuple[str, ...]
-) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-    """Cuts the network at the trunk's features.
-
-    Returns:
-      The layers that the features need, and the others, which read the features as
-      inputs in their order.
-    """
-    needed = set(features)
-    for layer in reversed(layers):
-        if layer.name in needed:
-            needed.update(layer.inputs)
-    by_name = {layer.name: layer for layer in layers}
-    inputs = tuple(
-        Layer(name, "input", (), by_name[name].shape, GLUE) for name in features
-    )
-    trunk = tuple(layer for layer in layers if layer.name in needed)
-    return trunk, inputs + tuple(x for x in layers if x.name not in needed)
-
-
 def variables(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
     """Every weight, `<layer>/<attribute>` -> shape in Keras' layout."""
     by_name = {layer.name: layer for layer in layers}
@@ -322,6 +313,8 @@ def variables(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer.name}/bias"] = (layer.shape[2],)
         elif layer.kind == "depthwise":
             shapes[f"{layer.name}/kernel"] = (k, k, channels, 1)
+            if layer.bias:
+                shapes[f"{layer.name}/bias"] = (channels,)
         else:
             shapes[f"{layer.name}/alpha"] = (1, 1, channels)
     return shapes

@@ -70,7 +70,7 @@ class Detector(nn.Module):
         """Computes every layer that can be computed from what others gave.
 
         So what a frozen trunk makes of an image is computed once: with T of
-        `topology.trunk_features`, `run({"image": images})[T]` are its features, and
+        `trunks.trunk_features`, `run({"image": images})[T]` are its features, and
         `run({T: features})` has the outputs again.
 
         Args:
