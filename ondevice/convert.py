@@ -27,6 +27,7 @@ from checkpoints import manifest as manifests
 from ondevice import keras_files, quantise, rewrite
 from ondevice import precision as precisions
 from signatures import contract, folding, keras_model
+from signatures.gradients import graph
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
 _OPERATOR_SETS = {
@@ -316,7 +317,14 @@ def _inference_of(
     except (folding.FoldingError, UnfoundError) as error:
         logging.warning("The inference file can be made anew, not patched. %s", error)
         data, constants = inference(
-            function, specs, floats, names, precision, patchable=False
+            lambda values, *images: graph.forward(
+                lambda _, *given: function(values, *given), [], *images
+            ),
+            specs,
+            floats,
+            names,
+            precision,
+            patchable=False,
         )
     manifest = dataclasses.replace(
         keras_files.described(module, versions()),

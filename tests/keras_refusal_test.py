@@ -13,6 +13,10 @@ from signatures import trainable
 L = keras.layers
 
 
+def _looped(x):
+    return keras.ops.fori_loop(0, 3, lambda i, y: y * 1.1, x)
+
+
 class RefusalTest(parameterized.TestCase):
     def of(self, *layers, loss="mean_squared_error", shape=(6, 6, 2), **settings):
         model = keras.Sequential([keras.Input(shape), *layers])
@@ -44,8 +48,8 @@ class RefusalTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        (lambda: [L.Conv3D(2, 2)], (4, 4, 4, 1), "Conv3D"),
-        (lambda: [L.Dense(3), L.LSTM(2)], (5, 2), "unroll=True"),
+        (lambda: [L.Dense(3, name="before"), L.Lambda(_looped)], (5, 2), "for and if"),
+        (lambda: [L.Dense(3), L.Lambda(keras.ops.erfinv)], (5,), "Erfinv.*lambda"),
     )
     def test_a_layer_without_a_gradient_is_named(self, layers, shape, message):
         made = self.of(*layers(), L.Flatten(), L.Dense(1), shape=shape)
