@@ -104,6 +104,93 @@ class ResizeTest(parameterized.TestCase):
             ours(tf.ones([1, 2, 2, 1]), tf.constant([4, 4]))
 
 
+class ProjectionTest(parameterized.TestCase):
+    @parameterized.product(
+        mode=("CONSTANT", "NEAREST", "REFLECT", "WRAP"),
+        interpolation=("BILINEAR", "NEAREST"),
+        size=((5, 7), (4, 3)),
+    )
+    def test_pictures_are_those_of_the_operator(self, mode, interpolation, size):
+        images = noise(3, 5, 7, 2).astype(np.float32)
+        # Far out on either side, turned, slanted, and in perspective.
+        transforms = np.array(
+            [[0.8, 0.3, -9.1, -0.4, 1.1, 2.3, 0, 0],
+             [-1.7, 0.2, 21.4, 0.1, 2.3, -3.7, 0, 0],
+             [1.1, 0, -0.3, 0, 0.9, 0.43, 0.11, -0.05]],
+            np.float32,
+        )  # fmt: skip
+
+        def function(images, transforms):
+            return tf.raw_ops.ImageProjectiveTransformV3(
+                images=images,
+                transforms=transforms,
+                output_shape=size,
+                fill_value=0.25,
+                interpolation=interpolation,
+                fill_mode=mode,
+            )
+
+        for given in (transforms, transforms[:1]):
+            got = tf.function(
+                lambda *both: graph.forward(lambda _, *t: function(*t), [], *both),
+                autograph=False,
+            )(tf.constant(images), tf.constant(given))
+            expected = function(images, given)
+            np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
+
+    def test_a_place_without_an_image(self):
+        transforms = tf.constant([[1.0, 0, 0, 0, 1, 0, -1, 0]])
+        got = tf.function(
+            lambda t: graph.forward(
+                lambda _, t: tf.raw_ops.ImageProjectiveTransformV3(
+                    images=tf.ones([1, 1, 3, 1]),
+                    transforms=t,
+                    output_shape=[1, 3],
+                    fill_value=7.0,
+                    interpolation="NEAREST",
+                    fill_mode="NEAREST",
+                ),
+                [],
+                t,
+            ),
+            autograph=False,
+        )(transforms)
+        np.testing.assert_array_equal(got[0, 0, :, 0], [1, 7, 1])
+
+
+class SpellingTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("band", lambda x: tf.linalg.band_part(x, 1, -1)),
+        ("band_below", lambda x: tf.linalg.band_part(x, -1, 0)),
+        ("cosh", tf.cosh),
+        ("mod", lambda x: tf.math.floormod(x, 0.7)),
+        ("prod", lambda x: tf.reduce_prod(x, axis=1)),
+        ("prod_all", lambda x: tf.reduce_prod(x)),
+        ("prod_kept", lambda x: tf.reduce_prod(x, axis=[0, -1], keepdims=True)),
+        ("roll", lambda x: tf.roll(x, [2, -1], [1, 2])),
+        ("roll_around", lambda x: tf.roll(x, -9, 0)),
+        ("sinh", tf.sinh),
+        ("tan", tf.tan),
+    )
+    def test_spelling(self, function):
+        check(function, noise(2, 3, 4))
+
+    def test_a_product_with_a_zero(self):
+        check(lambda x: tf.reduce_prod(x, axis=0), np.array([[2.0, 0], [0, 0], [3, 4]]))
+
+    def test_floor_of_a_quotient(self):
+        check(lambda x: x * tf.math.floordiv(x, 0.7), noise(2, 3))
+
+    def test_integers_keep_their_operator(self):
+        @tf.function(autograph=False)
+        def ours(x, i):
+            return graph.forward(
+                lambda v, i: v[0] * tf.cast(tf.math.floormod(i, 3), tf.float32), [x], i
+            )
+
+        np.testing.assert_array_equal(ours(tf.ones([2]), tf.constant([5, -1])), [2, 2])
+
+
 class ConditionTest(parameterized.TestCase):
     @parameterized.parameters(1.0, -1.0)
     def test_either_branch(self, sign):

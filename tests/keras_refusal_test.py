@@ -58,6 +58,13 @@ class RefusalTest(parameterized.TestCase):
             convert.write(made, path)
         self.assertFalse(path.exists())
 
+    def test_an_operator_without_a_builtin_one_is_named(self):
+        made = self.of(L.Lambda(keras.ops.arctan, name="angle"), L.Dense(1), shape=(3,))
+        path = pathlib.Path(self.create_tempdir()) / "out"
+        with self.assertRaisesRegex(ValueError, "builtin one. Rec.*: Atan 'angle.*/At"):
+            convert.write(made, path)
+        self.assertFalse(path.exists())
+
     def test_other_operators_than_there_are(self):
         with self.assertRaisesRegex(ValueError, "one of builtin, select. Rec.*'flex'"):
             self.of(L.Dense(2), ops="flex")

@@ -13,12 +13,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from signatures.gradients import rule
+from signatures.gradients import projection, rule, spellings
 
 Expansion = Callable[..., tf.Tensor | list[tf.Tensor]]
 
 
-def body(operation: tf.Operation) -> tf.Graph:
+def of(operation: tf.Operation) -> Expansion | None:
+    """What replaces an operator, if something does."""
+    if operation.type in EXPANSIONS:
+        return EXPANSIONS[operation.type]
+    floats = bool(operation.outputs) and operation.outputs[0].dtype.is_floating
+    return spellings.OF_FLOATS.get(operation.type) if floats else None
+
+
+def body(operation: tf.Operation, expansion: Expansion) -> tf.Graph:
     """What an operator is made of, a graph that takes its inputs and gives its output.
 
     Raises:
@@ -27,7 +35,6 @@ def body(operation: tf.Operation) -> tf.Graph:
     for tensor in (*operation.inputs, *operation.outputs):
         rule.static_shape(tensor)
     specs = [tf.TensorSpec(t.shape, t.dtype) for t in operation.inputs]
-    expansion = EXPANSIONS[operation.type]
     function = tf.function(lambda *inputs: expansion(operation, *inputs),
                            autograph=False)  # fmt: skip
     return function.get_concrete_function(*specs).graph
@@ -154,31 +161,13 @@ def _resize(operation: tf.Operation, image: tf.Tensor, *others: tf.Tensor):
     """ResizeBicubic, ScaleAndTranslate(image [B,H,W,C], ...): two constant matrices."""
     batch, height, width, channels = rule.static_shape(image)
     _, rows, columns, _ = rule.static_shape(operation.outputs[0])
-    given = [_known(t) for t in operation.inputs[1:]]
-    if any(value is None for value in given):
-        raise _refused(operation, "a size that is a constant", given)
+    given = [rule.known(operation, i) for i in range(1, len(operation.inputs))]
     image = tf.cast(image, tf.float32)  # whatever it was, as the operator does
     lines = tf.reshape(image, [batch, height, width * channels])
     lines = _product(_matrix(operation, given, 0, height, rows), lines)
     cells = tf.reshape(lines, [batch * rows, width, channels])
     cells = _product(_matrix(operation, given, 1, width, columns), cells)
     return tf.reshape(cells, [batch, rows, columns, channels])
-
-
-def _known(tensor: tf.Tensor) -> np.ndarray | None:
-    """The value of a tensor that nothing but constants leads to."""
-    value = tf.get_static_value(tensor)
-    if value is not None:
-        return value
-    with tf.Graph().as_default() as graph:
-        (copied,) = tf.import_graph_def(
-            tensor.graph.as_graph_def(), return_elements=[tensor.name]
-        )
-        try:
-            with tf.compat.v1.Session(graph=graph) as session:
-                return session.run(copied)
-        except tf.errors.InvalidArgumentError:  # it depends on an argument
-            return None
 
 
 def _matrix(
@@ -242,6 +231,8 @@ def _refused(operation: tf.Operation, need: str, received: object):
 
 
 EXPANSIONS: dict[str, Expansion] = {
+    **projection.EXPANSIONS,
+    **spellings.EXPANSIONS,
     "AvgPool3D": _pool3d,
     "Conv3D": _conv3d,
     "Conv3DBackpropInputV2": _conv3d_transpose,

@@ -34,6 +34,7 @@ CONSTANT = frozenset(
         "Ceil",
         "Equal",
         "Floor",
+        "FloorDiv",
         "Greater",
         "GreaterEqual",
         "Less",

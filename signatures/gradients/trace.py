@@ -148,12 +148,13 @@ def _flatten(
         if all(t.ref() in environment for t in operation.outputs) and operation.outputs:
             continue  # an argument
         inputs = tuple(environment[t.ref()] for t in operation.inputs)
-        if operation.type in CALLS or operation.type in expansions.EXPANSIONS:
-            if operation.type in CALLS:
+        expansion = expansions.of(operation)
+        if operation.type in CALLS or expansion is not None:
+            if expansion is not None:
+                body = expansions.body(operation, expansion)
+            else:
                 # Private, but the only way from a function's name to its graph.
                 body = graph._get_function(operation.get_attr("f").name).graph
-            else:
-                body = expansions.body(operation)
             inner: dict[Any, Value] = {}
             for tensor, value in zip(body.inputs, inputs, strict=True):
                 inner[tensor.ref()] = value
