@@ -82,6 +82,27 @@ class RefusalTest(parameterized.TestCase):
             keras.backend.clear_session()
             self.of(L.Dense(2, kernel_constraint="max_norm"))
 
+    def test_weights_of_half_precision(self):
+        with self.assertRaisesRegex(ValueError, "dense/kernel' of float16"):
+            keras.backend.clear_session()
+            self.of(L.Dense(2, dtype="float16"))
+
+    @parameterized.parameters({"batch_size": 0}, {"infer_batch_size": 0})
+    def test_empty_batches(self, **sizes):
+        model = keras.Sequential([keras.Input((3,)), L.Dense(2)])
+        with self.assertRaisesRegex(ValueError, "at least 1 sample. Rec.* 0 to "):
+            trainable.of_keras(model, "mean_squared_error", **sizes)
+
+    def test_names_of_outputs(self):
+        x = keras.Input((3,))
+        one, two = L.Dense(2, name="one"), L.Dense(2, name="two")
+        model = keras.Model(x, [one(x), two(x)])
+        with self.assertRaisesRegex(ValueError, r"\['one', 'two'\].*\['one'\]"):
+            trainable.of_keras(model, {"one": "mean_squared_error"})
+        model = keras.Model(x, [one(x), one(L.Dense(3)(x))])
+        with self.assertRaisesRegex(ValueError, "a name of its own.*'one' twice"):
+            trainable.of_keras(model, "mean_squared_error")
+
     def test_shapes_that_are_not_known(self):
         with self.assertRaisesRegex(ValueError, "known but for the batch"):
             self.of(L.Conv2D(2, 3), shape=(None, 6, 2))
