@@ -84,7 +84,6 @@ class NormalTest(absltest.TestCase):
         self.assertLess(abs(np.mean(drawn**4) - 3), 5 * math.sqrt(96) * deviation)
         self.assertTrue(np.isfinite(drawn).all())
 
-
     def test_the_smallest_uniform_number_is_finite(self):
         generator = randomness.Generator(tf.constant(0), tf.constant(0))
         with mock.patch.object(generator, "_uniform", tf.zeros):
