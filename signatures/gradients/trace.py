@@ -232,8 +232,8 @@ def copy(
     }
     if any(v.HasField("func") or v.list.func for v in attributes.values()):
         raise rule.GradientError(
-            "Loops must not be part of the function: the number of steps must be known, "
-            "and written in Python's own for and if. "
+            "Loops must not be part of the function: the number of steps must be "
+            "known, and written in Python's own for and if. "
             f"Received: {operation.type} '{operation.name}'."
         )
     emitted = tf.compat.v1.get_default_graph().create_op(
