@@ -5,7 +5,8 @@ An inference file holds a convolution with its BatchNorm folded in: its filter i
 expression, so that a patch can make it anew of other weights:
 
     ["Mul", ["weight", "conv/kernel", [3, 3, 3, 8]], ["Rsqrt", ...]]
-    ["constant", SHAPE, [NUMBERS]], ["Reshape", EXPRESSION, SHAPE]
+    ["constant", SHAPE, [NUMBERS]], ["Reshape", EXPRESSION, SHAPE],
+    ["Transpose", EXPRESSION, AXES]
 
 Operators carry TensorFlow's names and are computed in float32.
 """
@@ -19,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-WEIGHT, CONSTANT, RESHAPE = "weight", "constant", "Reshape"
+WEIGHT, CONSTANT, RESHAPE, TRANSPOSE = "weight", "constant", "Reshape", "Transpose"
+_SETTINGS = (RESHAPE, TRANSPOSE)  # of one expression, and integers
 OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "Add": np.add,
     "AddV2": np.add,
@@ -85,7 +87,7 @@ def _weights(expression: Any, depth: int) -> dict[str, tuple[int, ...]]:
     if kind == CONSTANT:
         return {}
     found: dict[str, tuple[int, ...]] = {}
-    for part in parts[:1] if kind == RESHAPE else parts:
+    for part in parts[:1] if kind in _SETTINGS else parts:
         found |= _weights(part, depth + 1)
     return found
 
@@ -114,6 +116,12 @@ def _evaluate(
         if value.size != math.prod(shape):
             raise _malformed(f"{value.shape} to be reshaped to {shape}")
         return value.reshape(shape)
+    if kind == TRANSPOSE:
+        axes = _shape(parts[1], expression)
+        value = _evaluate(parts[0], values, depth + 1)
+        if sorted(axes) != list(range(value.ndim)):
+            raise _malformed(f"{value.shape} to be transposed by {axes}")
+        return value.transpose(axes)
     operands = [_evaluate(part, values, depth + 1) for part in parts]
     try:
         with np.errstate(all="ignore"):  # What is not finite is refused by the patch.
@@ -131,8 +139,8 @@ def _opened(expression: Any, depth: int) -> tuple[str, list[Any]]:
     ):
         raise _malformed(reprlib.repr(expression))
     kind, *parts = expression
-    leaf = kind in (WEIGHT, CONSTANT, RESHAPE)
-    if not (leaf or kind in OPERATORS) or (leaf and len(parts) != 2):
+    special = kind in (WEIGHT, CONSTANT, *_SETTINGS)
+    if not (special or kind in OPERATORS) or (special and len(parts) != 2):
         raise _malformed(reprlib.repr(expression))
     if kind == WEIGHT and not isinstance(parts[0], str):
         raise _malformed(reprlib.repr(expression))
@@ -149,6 +157,7 @@ def _shape(value: Any, expression: Any) -> tuple[int, ...]:
 
 def _malformed(received: str) -> FoldError:
     return FoldError(
-        f"A fold must be [operator, operands], of {WEIGHT}, {CONSTANT}, {RESHAPE} and "
-        f"{', '.join(OPERATORS)}, whose shapes fit. Received: {received}."
+        f"A fold must be [operator, operands], of {WEIGHT}, {CONSTANT}, {RESHAPE}, "
+        f"{TRANSPOSE} and {', '.join(OPERATORS)}, whose shapes fit. "
+        f"Received: {received}."
     )

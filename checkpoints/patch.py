@@ -152,6 +152,21 @@ def patch_inference(
     return patch(template, _by_buffer(values))
 
 
+def weights_of(manifest: manifests.Manifest) -> set[str]:
+    """The weights that an inference file is made of.
+
+    Raises:
+      PatchError: If a fold is malformed.
+    """
+    found = {constant.variable for constant in manifest.constants} - set(manifest.folds)
+    try:
+        for expression in manifest.folds.values():
+            found |= folds.weights(expression).keys()
+    except folds.FoldError as error:
+        raise PatchError(str(error)) from error
+    return found
+
+
 def _constants(
     template: tflite_file.TfliteFile | bytes,
     manifest: manifests.Manifest,

@@ -14,6 +14,7 @@ import importlib.metadata
 import itertools
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -27,8 +28,12 @@ from checkpoints import manifest as manifests
 from ondevice import keras_files, quantise, rewrite
 from ondevice import precision as precisions
 from signatures import contract, folding, keras_model
+from signatures.gradients import graph
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
+# What the converter says of an operator that has no builtin one, and of its place.
+_WITHOUT = re.compile(r"'tf\.(\w+)' op is neither")
+_PLACE = re.compile(r'fused\["(\w+):", "([^"@]+)@')
 _OPERATOR_SETS = {
     "builtin": (tf.lite.OpsSet.TFLITE_BUILTINS,),
     "select": (tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS),
@@ -221,7 +226,16 @@ def _convert(
     try:
         return (convert or converter.convert)()
     except Exception as error:  # the converter raises classes of its own, unexported
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        text = str(error)
+        lines = [line for line in text.splitlines() if line.strip()]
+        kinds = set(_WITHOUT.findall(text))
+        faults = {f"{k} '{n}'" for k, n in _PLACE.findall(text) if k in kinds}
+        if faults and ops == "builtin":
+            raise ConversionError(
+                "Every operator must have a builtin one. "
+                f"Received: {', '.join(sorted(faults))}; leave that layer out, or do "
+                "what it does before the model."
+            ) from error
         raise ConversionError(
             f"The graph must convert with --ops={ops}. Received: {' '.join(lines[:4])}"
         ) from error
@@ -316,7 +330,14 @@ def _inference_of(
     except (folding.FoldingError, UnfoundError) as error:
         logging.warning("The inference file can be made anew, not patched. %s", error)
         data, constants = inference(
-            function, specs, floats, names, precision, patchable=False
+            lambda values, *images: graph.forward(
+                lambda _, *given: function(values, *given), [], *images
+            ),
+            specs,
+            floats,
+            names,
+            precision,
+            patchable=False,
         )
     manifest = dataclasses.replace(
         keras_files.described(module, versions()),

@@ -24,6 +24,8 @@ LINEAR: dict[str, tuple[int, int, Callable[[tuple[int, ...], int], list[int]]]] 
     "MatMul": (0, 1, lambda kernel, channels: [channels]),
 }
 
+_SUMS = ("Add", "AddV2", "BiasAdd")
+
 
 @dataclasses.dataclass
 class Affine:
@@ -34,23 +36,21 @@ class Affine:
       source: What it takes.
       kernel: The filter; of a scale one number a channel, or None for 1.
       offset: What is to be added, one number a channel or one for all; None for 0.
-      shape: What the result is reshaped to, its channels kept; None for as it is.
+      after: What moves the result's cells, its channels kept, one after the other.
     """
 
     node: trace.Node | None
     source: trace.Value
     kernel: Any
     offset: Any = None
-    shape: list[int] | None = None
+    after: tuple[trace.Node, ...] = ()
 
 
-def with_shape(
-    affine: Affine | None, value: trace.Value, result: trace.Value
-) -> Affine | None:
-    """The same reshaped, where that leaves the channels apart."""
-    if affine is None or value.shape[-1:] != result.shape[-1:]:
+def moved(affine: Affine | None, node: trace.Node) -> Affine | None:
+    """The same with its cells moved by a node, where that leaves the channels apart."""
+    if affine is None or node.inputs[0].shape[-1:] != node.outputs[0].shape[-1:]:
         return None
-    return dataclasses.replace(affine, shape=result.shape.as_list())
+    return dataclasses.replace(affine, after=(*affine.after, node))
 
 
 def combined(
@@ -69,6 +69,8 @@ def combined(
       What the operator gives; None where it is no such operator.
     """
     kernel, offset, scale = affine.kernel, affine.offset, vector
+    if kind in (*_SUMS, "Sub") and place == 0 and _is_zero(vector):
+        return affine  # as of a Rescaling
     if kind == "Mul" or (kind == "RealDiv" and place == 0):
         if affine.node is not None and shape_of(vector):
             fit = LINEAR[affine.node.type][2](shape_of(kernel), channels)
@@ -77,13 +79,17 @@ def combined(
             kernel = [folds.CONSTANT, [], [1.0]]
         kernel = scale if kernel is None else [kind, kernel, scale]
         offset = None if offset is None else [kind, offset, vector]
-    elif kind in ("Add", "AddV2", "BiasAdd"):
+    elif kind in _SUMS:
         offset = vector if offset is None else ["Add", offset, vector]
     elif kind == "Sub" and place == 0:
         offset = ["Neg", vector] if offset is None else ["Sub", offset, vector]
     else:
         return None
     return dataclasses.replace(affine, kernel=kernel, offset=offset)
+
+
+def _is_zero(expression: Any) -> bool:
+    return expression[0] == folds.CONSTANT and not any(expression[2])
 
 
 def spread(expression: Any, channels: int) -> Any:
@@ -109,6 +115,9 @@ def shape_of(expression: Any) -> tuple[int, ...]:
         return tuple(parts[1])
     if kind == folds.CONSTANT:
         return tuple(parts[0])
+    if kind == folds.TRANSPOSE:
+        shape = shape_of(parts[0])
+        return tuple(shape[axis] for axis in parts[1])
     if kind == "Through":
         return shape_of(parts[1])[-1:]
     if kind == "ThroughEach":

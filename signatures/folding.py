@@ -24,6 +24,8 @@ from signatures.gradients import graph, trace
 
 _SAME = ("Identity", "StopGradient")
 _RESHAPES = ("ExpandDims", folds.RESHAPE, "Squeeze")
+# The end of a dilated convolution, which Keras makes of a plain one.
+_UNDILATED = "BatchToSpaceND"
 Expression = list[Any]  # As `checkpoints.folds` has it.
 # Most numbers that an expression holds itself.
 _SMALL = 64
@@ -77,6 +79,7 @@ class Folded:
             for value, name in zip(self._program.weights, names)
         }
         self._moving = set(self._images)
+        self._zeros: set[trace.Value] = set()
         for node in self._program.nodes:
             self._settle(node)
         # A run in a graph of its own, to know the constants before they are needed.
@@ -104,15 +107,25 @@ class Folded:
             source = self._steady.get(node.inputs[0])
             if source is not None:
                 self._steady[output] = affine.reshaped(source, output.shape.as_list())
+        elif node.type == folds.TRANSPOSE:
+            source, axes = self._steady.get(node.inputs[0]), node.inputs[1].constant
+            if source is not None and axes is not None:
+                self._steady[output] = [folds.TRANSPOSE, source, axes.tolist()]
         elif node.type == "Const":
             value = output.constant
             if value is None and node.operation is not None:
                 value = tf.get_static_value(node.operation.outputs[0])
+            if value is not None and not np.any(value):
+                self._zeros.add(output)
             if value is not None and np.size(value) <= _SMALL:
                 numbers = np.asarray(value, np.float32)
                 self._steady[output] = [
                     folds.CONSTANT, [*numbers.shape], numbers.ravel().tolist()
                 ]  # fmt: skip
+        elif node.type == "MatMul" and self._zeros.intersection(node.inputs):
+            self._zeros.add(output)  # of a recurrent layer's first state
+        elif _is_whole(node) and node.inputs[0] in self._steady:
+            self._steady[output] = self._steady[node.inputs[0]]
         elif node.type in folds.OPERATORS:
             operands = [self._steady.get(value) for value in node.inputs]
             if None not in operands:
@@ -211,20 +224,22 @@ class _Run:
         return self._absorbed(affine.Affine(node, image, kernel)) if plain else None
 
     def _absorbed(self, held: affine.Affine) -> affine.Affine:
-        """Takes in the scale and offset before a filter that reads no padding.
+        """Takes in the scale before a filter, and the offset where it reads no padding.
 
         The converter would, and leave what no expression tells.
         """
         before, node = self._pending.get(held.source), held.node
         assert node is not None and node.operation is not None
         inputs = held.source.shape[-1]
-        valid = node.type == "MatMul" or (
+        if before is None or before.after or self._uses[held.source] != 1:
+            return held
+        # Zeros that pad an image are those of a scaled one.
+        fits = node.type == "MatMul" or (
             node.type in ("Conv2D", "DepthwiseConv2dNative")
-            and node.operation.get_attr("padding") == b"VALID"
-        )
-        fits = valid and affine.shape_of(held.kernel)[-2] == inputs  # not in groups
-        alone = before is not None and self._uses[held.source] == 1
-        if before is None or before.shape is not None or not (alone and fits):
+            and (before.offset is None
+                 or node.operation.get_attr("padding") == b"VALID")
+        )  # fmt: skip
+        if not fits or affine.shape_of(held.kernel)[-2] != inputs:  # in groups
             return held
         kernel, offset = held.kernel, None
         if before.offset is not None:
@@ -241,7 +256,7 @@ class _Run:
 
     def _pushed(self, node: trace.Node) -> affine.Affine | None:
         """A scale or an offset of each channel, of a result that nothing else reads."""
-        if len(node.outputs) != 1 or len(node.inputs) not in (1, 2):
+        if len(node.outputs) != 1:
             return None
         for place, value in enumerate(node.inputs):
             held = self._pending.get(value)
@@ -249,15 +264,15 @@ class _Run:
                 held = None
             if node.type in _SAME:
                 return held
-            if node.type in _RESHAPES:
-                return affine.with_shape(held, value, node.outputs[0])
+            if node.type in (*_RESHAPES, _UNDILATED):
+                return affine.moved(held, node)
             if len(node.inputs) != 2 or value.shape != node.outputs[0].shape:
                 continue
             if not value.shape.rank or self._folded.settled(value):
                 continue
             channels = value.shape[-1]
             vector = self._folded.vector(node.inputs[1 - place], channels)
-            if vector is None or (held is None and not folds.weights(vector)):
+            if vector is None:
                 continue
             held = held or affine.Affine(None, value, None)
             found = affine.combined(node.type, held, vector, channels, place)
@@ -275,8 +290,15 @@ class _Run:
         return self.tensors[value]
 
     def _realised(self, held: affine.Affine) -> tf.Tensor:
+        # The converter takes a dilated convolution for one, but with its bias behind.
+        offset = None
+        if any(node.type == _UNDILATED for node in held.after):
+            offset, held = held.offset, dataclasses.replace(held, offset=None)
         result = self._scaled(held) if held.node is None else self._filtered(held)
-        return result if held.shape is None else tf.reshape(result, held.shape)
+        for node in held.after:
+            others = [self._tensor(value) for value in node.inputs[1:]]
+            (result,) = graph.emitted(node, [result, *others])
+        return result if offset is None else self._biased(result, offset)
 
     def _scaled(self, held: affine.Affine) -> tf.Tensor:
         result = self._tensor(held.source)
@@ -296,10 +318,11 @@ class _Run:
             for i, source in sources.items()
         ]
         (result,) = graph.emitted(node, tensors)
-        if held.offset is None:
-            return result
-        offset = affine.spread(held.offset, result.shape[-1])
-        return tf.nn.bias_add(result, self._constant(offset))
+        return result if held.offset is None else self._biased(result, held.offset)
+
+    def _biased(self, result: tf.Tensor, offset: Any) -> tf.Tensor:
+        spread = affine.spread(offset, result.shape[-1])
+        return tf.nn.bias_add(result, self._constant(spread))
 
     def _constant(self, expression: Any) -> tf.Tensor:
         if not folds.weights(expression):
@@ -308,6 +331,16 @@ class _Run:
         if self._constants is not None:
             return self._constants[name]
         return tf.zeros(affine.shape_of(expression))
+
+
+def _is_whole(node: trace.Node) -> bool:
+    """Whether it gathers every row once, in order: of a table of positions."""
+    if node.type != "GatherV2":
+        return False
+    table, *others = node.inputs
+    index, axis = (value.constant for value in others)
+    rows = table.shape[0]
+    return axis == 0 and index is not None and np.array_equal(index, np.arange(rows))
 
 
 def _unknown(node: trace.Node) -> FoldingError:

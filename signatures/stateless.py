@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -75,16 +76,35 @@ class Stateless:
           those of regularizers among them.
         """
         given = [weights[name] for name in self._other]
-        outputs, after, losses = self._model.stateless_call(
-            [weights[name] for name in self._trainable],
-            given,
-            inputs,
-            training=training,
-            return_losses=True,
-        )
+        with _unrolled(self._model):
+            outputs, after, losses = self._model.stateless_call(
+                [weights[name] for name in self._trainable],
+                given,
+                inputs,
+                training=training,
+                return_losses=True,
+            )
         assigned = {
             name: new
             for name, old, new in zip(self._other, given, after)
             if new is not old
         }
         return outputs, assigned, losses
+
+
+@contextlib.contextmanager
+def _unrolled(model: keras.Model) -> Iterator[None]:
+    """Recurrent layers take step after step, without a loop, while it lasts.
+
+    A loop has no gradient in builtin operators; every length is known here.
+    """
+    # Private, but the only way to the layers that wrappers and layers hold.
+    layers = [r for r in model._flatten_layers() if isinstance(r, keras.layers.RNN)]
+    before = [layer.unroll for layer in layers]
+    try:
+        for layer in layers:
+            layer.unroll = True
+        yield
+    finally:
+        for layer, unroll in zip(layers, before):
+            layer.unroll = unroll

@@ -22,6 +22,42 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(found.dtype, np.float32)
         self.assertEqual(folds.weights(["Mul", W, scale]), {"w": (2, 3), "s": (3,)})
 
+    @parameterized.parameters(
+        ("Add", [4, 6]), ("AddV2", [4, 6]), ("Maximum", [3, 4]), ("Minimum", [1, 2]),
+        ("Mul", [3, 8]), ("RealDiv", [1 / 3, 0.5]), ("Sub", [-2, -2]),
+    )  # fmt: skip
+    def test_an_operator_of_two(self, kind, expected):
+        pair = ["constant", [2], [1.0, 2.0]], ["constant", [2], [3.0, 4.0]]
+        found = folds.evaluate([kind, *pair], {})
+        np.testing.assert_array_equal(found, np.float32(expected))
+
+    @parameterized.parameters(
+        ("Neg", [-4, -9]), ("Rsqrt", [1 / 2, 1 / 3]), ("Sqrt", [2, 3]),
+        ("Square", [16, 81]),
+    )  # fmt: skip
+    def test_an_operator_of_one(self, kind, expected):
+        found = folds.evaluate([kind, ["constant", [2], [4.0, 9.0]]], {})
+        np.testing.assert_array_equal(found, np.float32(expected))
+
+    def test_a_transposed_weight(self):
+        found = folds.evaluate(["Transpose", W, [1, 0]], VALUES)
+        np.testing.assert_array_equal(found, [[1, 4], [2, 5], [3, 6]])
+        self.assertEqual(folds.weights(["Transpose", W, [1, 0]]), {"w": (2, 3)})
+
+    def test_filters_are_summed_in_float64(self):
+        taps = ["constant", [3, 1, 1], [1e8, 1.0, -1e8]]  # float32 gives 0
+        for kind in ("Through", "ThroughEach"):
+            found = folds.evaluate([kind, ["constant", [1], [1.0]], taps], {})
+            np.testing.assert_array_equal(found, [1])
+
+    def test_a_weight_of_another_type(self):
+        with self.assertRaisesRegex(folds.FoldError, "'w' of float64"):
+            folds.evaluate(W, {"w": VALUES["w"].astype(np.float64)})
+
+    def test_a_shape_beyond_reason(self):
+        with self.assertRaisesRegex(folds.FoldError, "A fold must be"):
+            folds.weights(["weight", "w", [2**20, 2**20]])
+
     def test_an_offset_through_a_filter(self):
         offset = ["constant", [2], [10.0, 1.0]]
         found = folds.evaluate(["Through", offset, W], VALUES)
@@ -47,6 +83,10 @@ class EvaluateTest(parameterized.TestCase):
         (["constant", [1], ["x"]],),
         (["constant", [2**40, 2**40], []],),
         (["Reshape", W, [7]],),
+        (["Transpose", W, [0, 0]],),
+        (["Transpose", W, [0]],),
+        (["Transpose", W, [0, 2]],),
+        (["Transpose", W],),
         (["Exec", W, W],),
         (["Mul", W],),
         (["Mul", W, ["constant", [5], [1.0] * 5]],),

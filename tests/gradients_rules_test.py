@@ -174,6 +174,15 @@ class ReductionTest(parameterized.TestCase):
             differences=axes == (1, 2),
         )
 
+    @parameterized.product(
+        axis=(0, -1), exclusive=(True, False), reverse=(True, False)
+    )
+    def test_cumsum(self, **settings):
+        check(lambda x: tf.cumsum(x, **settings), noise(3, 4))
+
+    def test_the_largest(self):
+        check(lambda x: tf.math.top_k(x, 2)[0], noise(2, 3, 5))
+
     def test_ties_of_a_maximum_share(self):
         check(
             lambda x: tf.reduce_max(x, 1),

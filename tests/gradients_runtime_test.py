@@ -112,6 +112,47 @@ def products(a, b, c):
     )
 
 
+def spellings(x):
+    parts = (
+        tf.roll(x, [2, -1], [1, 2]), tf.reduce_prod(x, [0, 3], keepdims=True) * x,
+        tf.linalg.band_part(x, 1, 0), tf.math.floormod(x, 0.7), tf.tan(0.3 * x),
+        tf.sinh(x), tf.cosh(x), x * tf.math.floordiv(x, 0.7), tf.cumsum(x, 1),
+        tf.cumsum(x, -1, exclusive=True, reverse=True),
+        tf.cond(tf.reduce_sum(x) > 0, lambda: x * x, lambda: tf.exp(x)),
+        tf.cond(tf.reduce_sum(x) < 0, lambda: x * x, lambda: tf.exp(x)),
+        tf.math.top_k(x, 2)[0],
+    )  # fmt: skip
+    return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+
+
+def volumes(x, w):
+    strides = [1, 2, 1, 2, 1]
+    parts = (
+        nn.conv3d(x, w, strides, "SAME"), nn.conv3d(x, w, [1] * 5, "VALID"),
+        nn.conv3d_transpose(x[..., :2], w, [2, 8, 5, 12, 3], strides, "SAME"),
+        nn.max_pool3d(x, 3, 2, "SAME"), nn.avg_pool3d(x, [2, 3, 2], 1, "SAME"),
+    )  # fmt: skip
+    return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+
+
+def pictures(x):
+    transforms = [[0.8, 0.3, -2.1, -0.4, 1.1, 1.3, 0, 0]] * 2
+    parts = [
+        tf.image.resize(x, (9, 4), "bicubic"), tf.image.resize(x, (4, 5), "lanczos3"),
+        tf.image.resize(x, (3, 4), antialias=True),
+    ]  # fmt: skip
+    for mode in ("CONSTANT", "NEAREST", "REFLECT", "WRAP"):
+        # TensorFlow's gradient of it is another one than of what it computes.
+        moved = tf.stop_gradient(
+            tf.raw_ops.ImageProjectiveTransformV3(
+                images=x, transforms=transforms, output_shape=[6, 7], fill_value=0.5,
+                interpolation="BILINEAR", fill_mode=mode,
+            )
+        )  # fmt: skip
+        parts.append(moved * x)
+    return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+
+
 bilinear, nearest = tf.raw_ops.ResizeBilinear, tf.raw_ops.ResizeNearestNeighbor
 # Function, shapes of its inputs.
 CASES: dict = {
@@ -123,6 +164,11 @@ CASES: dict = {
     "conv_unequal": (conv([1, 3], "SAME"), (1, 6, 8, 2), (2, 4, 2, 3)),
     "deconv_2x2": (deconv((1, 8, 8, 3), 2, "SAME"), (1, 4, 4, 2), (2, 2, 3, 2)),
     "deconv_3x3": (deconv((2, 7, 8, 3), 2, "SAME"), (2, 4, 4, 2), (3, 3, 3, 2)),
+    "deconv_dilated": (
+        lambda x, w: nn.conv2d_transpose(x, w, (1, 8, 9, 3), 1, "VALID", dilations=2),
+        (1, 4, 5, 2),
+        (3, 3, 3, 2),
+    ),
     "depthwise_5x5": (depthwise(1, "SAME"), (2, 6, 6, 3), (5, 5, 3, 1)),
     "depthwise_stride": (depthwise(2, "SAME"), (2, 8, 6, 3), (5, 5, 3, 1)),
     "depthwise_odd": (depthwise(2, "VALID"), (1, 9, 7, 2), (3, 4, 2, 1)),
@@ -144,11 +190,14 @@ CASES: dict = {
     "bilinear_down": (resize(bilinear, False, False, (3, 5)), (1, 7, 8, 3)),
     "bilinear_aligned": (resize(bilinear, False, True, (9, 7)), (1, 4, 5, 3)),
     "nearest": (resize(nearest, True, False, (8, 7)), (2, 4, 4, 3)),
+    "pictures": (pictures, (2, 6, 7, 3)),
+    "volumes": (volumes, (2, 4, 5, 6, 3), (3, 2, 2, 3, 2)),
     "activations": (activations, (5, 8)),
     "elementwise": (elementwise, (3, 4), (3, 4)),
     "broadcast": (elementwise, (2, 3, 4), (3, 4)),
     "reductions": (reductions, (2, 3, 4, 4)),
     "arrangement": (arrangement, (2, 6, 4, 4)),
+    "spellings": (spellings, (2, 3, 4, 4)),
     "einsum": (
         lambda a, b: tf.einsum("aecd,abcd->acbe", a, b),
         (2, 3, 4, 5),

@@ -104,7 +104,7 @@ def decoder() -> keras.Model:
 
 def attention() -> keras.Model:
     tokens = keras.Input((7,), dtype="int32")
-    x = L.Embedding(11, 8)(tokens)
+    x = Positions()(L.Embedding(11, 8)(tokens))
     x = L.Add()([x, L.MultiHeadAttention(2, 4)(x, x)])
     x = L.LayerNormalization()(x)
     y = L.EinsumDense("abc,cd->abd", output_shape=(None, 8), bias_axes="d")(x)
@@ -171,11 +171,22 @@ def recurrent() -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((5, 3)),
-            L.LSTM(4, unroll=True, return_sequences=True),
-            L.GRU(4, unroll=True),
+            L.Bidirectional(L.LSTM(4, return_sequences=True)),
+            L.GRU(4),
             L.Dense(2),
         ]
     )
+
+
+class Positions(L.Layer):
+    """Adds a trained row for each place."""
+
+    def build(self, shape):
+        self.table = L.Embedding(*shape[1:], name="table")
+        self.table.build(())
+
+    def call(self, x):
+        return x + self.table(keras.ops.arange(x.shape[1]))
 
 
 def mobilenet(side: int = 96, alpha: float = 1.0) -> keras.Model:

@@ -13,6 +13,10 @@ from signatures import trainable
 L = keras.layers
 
 
+def _looped(x):
+    return keras.ops.fori_loop(0, 3, lambda i, y: y * 1.1, x)
+
+
 class RefusalTest(parameterized.TestCase):
     def of(self, *layers, loss="mean_squared_error", shape=(6, 6, 2), **settings):
         model = keras.Sequential([keras.Input(shape), *layers])
@@ -44,13 +48,20 @@ class RefusalTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        (lambda: [L.Conv3D(2, 2)], (4, 4, 4, 1), "Conv3D"),
-        (lambda: [L.Dense(3), L.LSTM(2)], (5, 2), "unroll=True"),
+        (lambda: [L.Dense(3, name="before"), L.Lambda(_looped)], (5, 2), "for and if"),
+        (lambda: [L.Dense(3), L.Lambda(keras.ops.erfinv)], (5,), "Erfinv.*lambda"),
     )
     def test_a_layer_without_a_gradient_is_named(self, layers, shape, message):
         made = self.of(*layers(), L.Flatten(), L.Dense(1), shape=shape)
         path = pathlib.Path(self.create_tempdir()) / "out"
         with self.assertRaisesRegex(ValueError, message):
+            convert.write(made, path)
+        self.assertFalse(path.exists())
+
+    def test_an_operator_without_a_builtin_one_is_named(self):
+        made = self.of(L.Lambda(keras.ops.arctan, name="angle"), L.Dense(1), shape=(3,))
+        path = pathlib.Path(self.create_tempdir()) / "out"
+        with self.assertRaisesRegex(ValueError, "builtin one. Rec.*: Atan 'angle.*/At"):
             convert.write(made, path)
         self.assertFalse(path.exists())
 
@@ -70,6 +81,27 @@ class RefusalTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "dense/kernel' with a constraint"):
             keras.backend.clear_session()
             self.of(L.Dense(2, kernel_constraint="max_norm"))
+
+    def test_weights_of_half_precision(self):
+        with self.assertRaisesRegex(ValueError, "dense/kernel' of float16"):
+            keras.backend.clear_session()
+            self.of(L.Dense(2, dtype="float16"))
+
+    @parameterized.parameters({"batch_size": 0}, {"infer_batch_size": 0})
+    def test_empty_batches(self, **sizes):
+        model = keras.Sequential([keras.Input((3,)), L.Dense(2)])
+        with self.assertRaisesRegex(ValueError, "at least 1 sample. Rec.* 0 to "):
+            trainable.of_keras(model, "mean_squared_error", **sizes)
+
+    def test_names_of_outputs(self):
+        x = keras.Input((3,))
+        one, two = L.Dense(2, name="one"), L.Dense(2, name="two")
+        model = keras.Model(x, [one(x), two(x)])
+        with self.assertRaisesRegex(ValueError, r"\['one', 'two'\].*\['one'\]"):
+            trainable.of_keras(model, {"one": "mean_squared_error"})
+        model = keras.Model(x, [one(x), one(L.Dense(3)(x))])
+        with self.assertRaisesRegex(ValueError, "a name of its own.*'one' twice"):
+            trainable.of_keras(model, "mean_squared_error")
 
     def test_shapes_that_are_not_known(self):
         with self.assertRaisesRegex(ValueError, "known but for the batch"):

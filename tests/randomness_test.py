@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -82,6 +83,12 @@ class NormalTest(absltest.TestCase):
         self.assertLess(abs(drawn.var() - 1), 5 * math.sqrt(2) * deviation)
         self.assertLess(abs(np.mean(drawn**4) - 3), 5 * math.sqrt(96) * deviation)
         self.assertTrue(np.isfinite(drawn).all())
+
+    def test_the_smallest_uniform_number_is_finite(self):
+        generator = randomness.Generator(tf.constant(0), tf.constant(0))
+        with mock.patch.object(generator, "_uniform", tf.zeros):
+            drawn = generator.draw(randomness.NORMAL, (2,), tf.float32)
+        np.testing.assert_array_equal(drawn, [0, 0])
 
 
 class GraphTest(absltest.TestCase):

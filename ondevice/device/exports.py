@@ -130,8 +130,15 @@ class Source:
         if kind == "trainable":
             return patch.patch_trainable(self.file, self.manifest, state)
         own = self.manifest.variables
-        names = [v.name for v in own if v.role in manifests.PARAMETERS]
         frozen, described = self.template()
+        # What inference does not read is in no inference file: a state of training.
+        read = patch.weights_of(described)
+        names = [
+            v.name
+            for v in own
+            if v.role == manifests.WEIGHT
+            or (v.role in manifests.PARAMETERS and v.name in read)
+        ]
         return patch.patch_inference(frozen, described, {n: state[n] for n in names})
 
 

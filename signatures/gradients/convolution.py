@@ -119,7 +119,9 @@ def conv2d_transpose(
         out = (shape[0], *out, kernel[2])
     over = window.window_of(operation, out, kernel[:2], shape)
     folded = _Folded(over, kernel)
-    if operation.wanted[1]:
+    # A TRANSPOSE_CONV knows no dilation.
+    dilated = max(over.rows.dilation, over.columns.dilation) > 1
+    if operation.wanted[1] or dilated:
         result = folded.image_gradient(image, filters)
     else:
         (result,) = operation.emit()

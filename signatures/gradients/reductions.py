@@ -57,6 +57,31 @@ def _extremum(operation: rule.Operation):
     return [y], backward
 
 
+def _cumsum(operation: rule.Operation):
+    """Cumsum(x, axis): the gradient is summed the other way."""
+    axis = int(operation.constant(1))
+    exclusive, reverse = (operation.attributes[n] for n in ("exclusive", "reverse"))
+    (y,) = operation.emit()
+    return [y], lambda gradients: (
+        tf.cumsum(gradients[0], axis, exclusive, not reverse),
+        None,
+    )
+
+
+def _top_k(operation: rule.Operation):
+    """TopKV2(x [..., N], k) -> values and indices [..., k]."""
+    x, _ = operation.inputs
+    values, indices = operation.emit()
+
+    def backward(gradients):
+        if gradients[0] is None:
+            return None, None
+        hot = tf.one_hot(indices, x.shape[-1], dtype=x.dtype)
+        return tf.reduce_sum(hot * gradients[0][..., None], axis=-2), None
+
+    return [values, indices], backward
+
+
 def _last_sum(x: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(x, axis=-1, keepdims=True)
 
@@ -130,6 +155,7 @@ def _sparse_cross_entropy(operation: rule.Operation):
 
 
 RULES: dict[str, rule.Rule] = {
+    "Cumsum": _cumsum,
     "LogSoftmax": _log_softmax,
     "Max": _extremum,
     "Mean": _sum,
@@ -138,4 +164,5 @@ RULES: dict[str, rule.Rule] = {
     "SoftmaxCrossEntropyWithLogits": _cross_entropy,
     "SparseSoftmaxCrossEntropyWithLogits": _sparse_cross_entropy,
     "Sum": _sum,
+    "TopKV2": _top_k,
 }

@@ -93,6 +93,30 @@ def static_shape(tensor: tf.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape.as_list())
 
 
+def known(operation: tf.Operation, index: int) -> np.ndarray:
+    """The value of an input of a traced operator that constants alone lead to.
+
+    Raises:
+      GradientError: If it is computed from what is known at run time only.
+    """
+    tensor = operation.inputs[index]
+    value = tf.get_static_value(tensor)
+    if value is not None:
+        return np.asarray(value)
+    with tf.Graph().as_default() as graph:
+        (copied,) = tf.import_graph_def(
+            tensor.graph.as_graph_def(), return_elements=[tensor.name]
+        )
+        try:
+            with tf.compat.v1.Session(graph=graph) as session:
+                return np.asarray(session.run(copied))
+        except tf.errors.InvalidArgumentError:  # An argument must be fed.
+            raise GradientError(
+                f"Input {index} of {operation.type} '{operation.name}' must be a "
+                f"constant. Received: {tensor}."
+            ) from None
+
+
 def sum_to(tensor: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     """Undoes broadcasting: sums over the axes along which `shape` was repeated."""
     have = static_shape(tensor)

@@ -34,6 +34,7 @@ CONSTANT = frozenset(
         "Ceil",
         "Equal",
         "Floor",
+        "FloorDiv",
         "Greater",
         "GreaterEqual",
         "Less",
@@ -49,8 +50,18 @@ CONSTANT = frozenset(
     )
 )
 
-# Operators that have no builtin one, or a wrong one: they take the form of their rule
-# where no gradient is asked for, too.
+# Operators that have no builtin one, or a wrong one, or not for all that they can do:
+# they take the form of their rule where no gradient is asked for, too.
 WRITTEN_OUT = frozenset(
-    ("Einsum", "Erf", "Erfc", "Expm1", "ReverseV2", "Selu", "Softplus", "Softsign")
+    (
+        "Conv2DBackpropInput",
+        "Einsum",
+        "Erf",
+        "Erfc",
+        "Expm1",
+        "ReverseV2",
+        "Selu",
+        "Softplus",
+        "Softsign",
+    )
 )

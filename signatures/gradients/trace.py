@@ -1,8 +1,9 @@
 """A Python function as a flat list of operators.
 
-The function is traced once; calls of other functions are inlined, arithmetic of shapes
-is folded, Keras' PReLU is recognised as one operator, random numbers lose the keys that
-TensorFlow draws them by, and what the outputs do not need is dropped.
+The function is traced once; calls of other functions are inlined, some operators are
+replaced by what they are made of (`expansions`), arithmetic of shapes is folded, Keras'
+PReLU is recognised as one operator, random numbers lose the keys that TensorFlow draws
+them by, and what the outputs do not need is dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from signatures.gradients import randomness, rule
+from signatures.gradients import expansions, randomness, rule
 
 # Calls of functions, replaced by the body of what they call.
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
@@ -142,14 +143,18 @@ def _require_static(shape: tf.TensorShape, kind: str, name: str) -> None:
 def _flatten(
     graph: tf.Graph, environment: dict[Any, Value], nodes: list[Node], scope: str = ""
 ) -> None:
-    """Appends the operators of a graph to `nodes`, calls replaced by their bodies."""
+    """Appends the operators of a graph to `nodes`, some replaced by their bodies."""
     for operation in graph.get_operations():
         if all(t.ref() in environment for t in operation.outputs) and operation.outputs:
             continue  # an argument
         inputs = tuple(environment[t.ref()] for t in operation.inputs)
-        if operation.type in CALLS:
-            # Private, but the only way from the name of a function to its graph.
-            body = graph._get_function(operation.get_attr("f").name).graph
+        expansion = expansions.of(operation)
+        if operation.type in CALLS or expansion is not None:
+            if expansion is not None:
+                body = expansions.body(operation, expansion)
+            else:
+                # Private, but the only way from a function's name to its graph.
+                body = graph._get_function(operation.get_attr("f").name).graph
             inner: dict[Any, Value] = {}
             for tensor, value in zip(body.inputs, inputs, strict=True):
                 inner[tensor.ref()] = value
@@ -218,7 +223,7 @@ def copy(
     """Emits an operator again in the current graph, with other inputs.
 
     Raises:
-      GradientError: If it holds functions (a loop, a condition).
+      GradientError: If it holds functions (a loop).
     """
     attributes = {
         key: value
@@ -227,8 +232,8 @@ def copy(
     }
     if any(v.HasField("func") or v.list.func for v in attributes.values()):
         raise rule.GradientError(
-            "Loops and conditions must not be part of the function; a recurrent layer "
-            "has none where it is made with unroll=True. "
+            "Loops must not be part of the function: the number of steps must be "
+            "known, and written in Python's own for and if. "
             f"Received: {operation.type} '{operation.name}'."
         )
     emitted = tf.compat.v1.get_default_graph().create_op(
