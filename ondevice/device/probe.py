@@ -12,13 +12,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
 from typing import Any
 
-from ondevice.device import runtimes
+from ondevice.device import endings, runtimes
 
 # Of memory, so that a file that asks for more is refused and not served.
 _ADDRESS_SPACE = 16 * 2**30
@@ -64,7 +63,7 @@ def probe(path: str | os.PathLike[str], runtime: str, timeout: float) -> Verdict
     try:
         return Verdict(**json.loads(lines[-1]))
     except (IndexError, TypeError, ValueError):  # It did not come to its last line.
-        return Verdict(False, _death(done.returncode, done.stderr))
+        return Verdict(False, endings.told(done.returncode, done.stderr))
 
 
 def invoke_all(path: str, runtime: str) -> None:
@@ -99,19 +98,6 @@ def invoke_all(path: str, runtime: str) -> None:
                 runner(**arrays)
             except (RuntimeError, ValueError) as error:
                 raise type(error)(f"signature {key!r}: {error}") from error
-
-
-def _death(status: int, output: str) -> str:
-    """Returns how a process ended that said nothing."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = f": {lines[-1][:400]}" if lines else ""
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = str(-status)
-        return f"died of signal {name}{last}"
-    return f"exit status {status}{last}"
 
 
 def _main(path: str, runtime: str) -> None:
