@@ -75,8 +75,8 @@ _MODELS = flags.DEFINE_list(
     "models",
     None,
     "Folders that ondevice.build wrote, instead of --source, --classes, --trainable "
-    "and --batches; for the section classes one of a single class. For steps one may be "
-    "built with --ops=select: it is the peer of the one that is otherwise the same.",
+    "and --batches; for the section classes one of a single class. For steps one may "
+    "be built with --ops=select: it is the peer of the one that is otherwise the same.",
     flag_values=FLAGS,
 )
 _TRAINABLE = flags.DEFINE_list(

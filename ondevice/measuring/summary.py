@@ -81,7 +81,7 @@ def read(path: pathlib.Path) -> dict[str, float]:
         lines = path.read_text().splitlines()
         ratios = json.loads(lines[-1])["ratios"]
         return {name: judged(ratio) for name, ratio in ratios.items()}
-    except (UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise BaselineError(
             "--baseline must be what an earlier ondevice.benchmark printed. Received: "
             f"{path}, {type(error).__name__}: {error}."
