@@ -158,7 +158,7 @@ def _tasks(
         labels = {"contender": contender, **common}
         labels["runtime"] = options.get("runtime", "")
         labels["signature"] = options.get("signature", contract.TRAIN)
-        given = {"file": str(path), "threads": threads, **options}
+        given = {"file": str(path), **common, **options}
         return worker.Task(peer, given, labels, pythons.get(peer, ""))
 
     tasks: dict[Hashable, worker.Task] = {
