@@ -93,7 +93,7 @@ _PEERS = flags.DEFINE_bool(
     "peers",
     False,
     "Whether others train the same network beside ours: the overview's Flex build, "
-    "Keras, a compiled tf.function, PyTorch, ONNX Runtime, ExecuTorch.",
+    "Keras, a compiled tf.function, PyTorch, ONNX Runtime.",
     flag_values=FLAGS,
 )
 _PEER_PYTHONS = flags.DEFINE_list(

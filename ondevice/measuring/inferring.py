@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Hashable, Iterator, Sequence
 
 from checkpoints import manifest as manifests
-from checkpoints import tflite_file
 from ondevice import sources
 from ondevice.measuring import bounds, classes, contest, timing, worker
 from signatures import contract
@@ -41,12 +40,7 @@ def measure(
     """
     found = contest.Found()
     for folder in folders:
-        manifest = manifests.of_file(tflite_file.read(folder / classes.MODEL))
-        if manifest is None:
-            raise classes.NotComparableError(
-                "A file must have an embedded manifest, as ondevice.build writes it. "
-                f"Received: {folder / classes.MODEL}."
-            )
+        manifest = classes.manifest_of(folder)
         with _vendor(manifest, found) as vendor:
             for runtime, number in itertools.product(runtimes, threads):
                 where = f"{runtime}, {contest.threads_said(number)}"

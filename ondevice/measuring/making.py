@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
+from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice import fresh, reconvert
 from ondevice.measuring import bounds, class_files, contest, timing
@@ -12,6 +15,7 @@ from ondevice.rebuild import porting
 SECTION = "build"
 
 _BUILD, _RECONVERT = "build", "reconvert"
+_KIND = "inference"
 
 
 def measure(
@@ -40,17 +44,13 @@ def measure(
 
     def reconverted(_: Any) -> None:
         files = made["files"]
-        state = {v.name: made["weights"].get(v.name) for v in files.manifest.variables}
-        state = {n: w for n, w in state.items() if w is not None}
-
-        def template():
-            return tflite_file.parse(files.inference), files.manifest
-
-        reconvert.reconvert(files.manifest, state, template, "inference")
+        reconvert.reconvert(
+            files.manifest, made["weights"], functools.partial(_template, files), _KIND
+        )
 
     stages: dict[str, dict[str, Any]] = {
         _BUILD: {"read and port": port, "convert": convert},
-        _RECONVERT: {"inference.tflite": reconverted},
+        _RECONVERT: {f"{_KIND}.tflite": reconverted},
     }
     common = {"runtime": "", "threads": "", "classes": classes}
     convert(port(None))  # TensorFlow's first conversion loads much; reconvert needs it.
@@ -69,3 +69,11 @@ def measure(
                 timing.ratio(taken, timing.allowed(bounds.BUILD, rounds), 1.0)
             )
     return found
+
+
+def _template(
+    files: fresh.Files,
+) -> tuple[tflite_file.TfliteFile, manifests.Manifest]:
+    """The inference file, as `reconvert` takes it."""
+    manifest = dataclasses.replace(files.manifest, constants=files.constants)
+    return tflite_file.parse(files.inference), manifest

@@ -127,7 +127,7 @@ def _infer(config: BenchmarkConfig) -> contest.Found:
     from ondevice.measuring import inferring
 
     return inferring.measure(
-        _case_folders(config),
+        _plain_folders(config),
         _runtimes(config),
         config.threads,
         config.rounds,
@@ -139,7 +139,7 @@ def _storage(config: BenchmarkConfig) -> contest.Found:
     from ondevice.measuring import classes, storage
 
     return storage.measure(
-        [folder / classes.MODEL for folder in _case_folders(config)],
+        [folder / classes.MODEL for folder in _plain_folders(config)],
         _runtimes(config),
         config.rounds,
         commands.progress,
@@ -191,6 +191,14 @@ def _case_folders(
         class_files.make_case(ported, class_files.Case(*case), config.output_dir)
         for case in cases
     ]
+
+
+def _plain_folders(config: BenchmarkConfig) -> list[pathlib.Path]:
+    """Those of `_case_folders` that every runtime runs."""
+    from ondevice.measuring import classes
+
+    folders = _case_folders(config)
+    return [f for f in folders if classes.manifest_of(f).ops == "builtin"]
 
 
 def _folders(config: BenchmarkConfig) -> dict[int, pathlib.Path]:

@@ -17,7 +17,7 @@ from signatures import contract
 SECTION = "steps"
 
 FUNCTION = "compiled tf.function"
-PYTORCH, ONNXRUNTIME, EXECUTORCH = "PyTorch", "ONNX Runtime", "ExecuTorch"
+PYTORCH, ONNXRUNTIME = "PyTorch", "ONNX Runtime"
 
 # Peer -> its module, and what `prepare` takes beside the file and the threads.
 PEERS: dict[str, tuple[str, dict[str, str]]] = {
@@ -25,7 +25,6 @@ PEERS: dict[str, tuple[str, dict[str, str]]] = {
     FUNCTION: ("keras_model", {"way": "function"}),
     PYTORCH: ("pytorch", {}),
     ONNXRUNTIME: ("onnxruntime", {}),
-    EXECUTORCH: ("executorch", {}),
 }
 _PRODUCT = "matrix product"
 

@@ -146,7 +146,13 @@ class Worker:
     def _ask(self, question: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """Sends a line and returns the answer; "missing" is how the process ended."""
         assert self._process.stdin and self._process.stdout
-        watch = threading.Timer(timeout, self._process.kill)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        watch = threading.Timer(timeout, end)
         watch.start()
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
@@ -155,12 +161,11 @@ class Worker:
         except OSError:
             line = ""
         finally:
-            late = not watch.is_alive()
             watch.cancel()
         if line:
             return json.loads(line)
         self._process.wait()
-        if late:
+        if late.is_set():
             return {"missing": f"no answer within {timeout:g} seconds"}
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace")
