@@ -1,9 +1,9 @@
 """The network in ONNX Runtime's on-device training, drawn from its layers.
 
-PRelu and Resize have no gradient there on a processor: slopes are drawn as two Relu, and
-the upsampling as products with the interpolation's matrix. Its optimizer is AdamW, and
-the loss a squared error in place of the detector's: next to the network neither takes
-time.
+PRelu and Resize have no gradient there on a processor: slopes are drawn as two Relu,
+and the upsampling as products with the interpolation's matrix. Its optimizer is AdamW,
+and the loss a squared error in place of the detector's: next to the network neither
+takes time.
 """
 
 from __future__ import annotations
