@@ -6,6 +6,7 @@ takes time.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,8 +27,10 @@ def prepare(options: Mapping[str, Any]) -> Callable[[], Any]:
     """
     import torch
 
-    from ondevice.rebuild import torch_names, torch_network
-
+    torch_names, torch_network = (
+        importlib.import_module(f"ondevice.rebuild.{name}")
+        for name in ("torch_names", "torch_network")
+    )
     if options["classes"] != 1:
         raise missing.Missing("its module tells classes apart without the branch")
     torch.set_num_threads(options["threads"])
