@@ -52,6 +52,6 @@ def prepare(options: Mapping[str, Any]) -> Callable[[], Any]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step
