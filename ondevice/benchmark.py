@@ -1,9 +1,15 @@
 """Measures what detecting costs: contenders in turn, in one run, as paired ratios.
 
-Sections, chosen by --sections:
+Sections, chosen by --sections (without it all but slowdown and build):
   classes   infer, decoding and suppression with 1, 7, 20 and 80 classes
+  steps     training steps, with --peers beside others' who train the same network, and
+            over the arithmetic: what the multiply-adds of a step must take
+  infer     inference, infer and features beside the vendor's file
+  storage   save, restore and export by a patch, flushed to disk
+  startup   --help of each command, and the imports behind a session
   slowdown  slow ways of running a detector with 1 and 7 classes, each beside the right
             way: what may make seven classes 3.5 times as slow as one, and what does not
+  build     from the vendor's file to both of ours, and through Keras again
 
 Examples:
   python -m ondevice.benchmark
@@ -12,12 +18,21 @@ Examples:
   python -m ondevice.benchmark --models=out/palm_full,out/digits --threads=1,2
       Files that ondevice.build wrote: one class, and however many; no tensorflow.
   python -m ondevice.benchmark --sections=slowdown --runtimes=tflite_runtime
+  python -m ondevice.benchmark --sections=steps --source=palm_lite --batches=1,8,16
+      --trainable=all,heads,classifier,bias --classes=1,7 --peers --threads=1,2
+      Every step beside the Flex build, Keras, PyTorch and ONNX Runtime.
+  python -m ondevice.benchmark --json > before.json
+  python -m ondevice.benchmark --baseline=before.json
+      What has become slower since: ratios, so that it may be another machine.
 
-A table goes to stderr; the last line of stdout is one JSON object, {"rows", "ratios"}:
-a row for each contender and stage with its median, quartiles and processor time in
-milliseconds, and ratios by name, of which some have a bound: with one thread it is held
-against the ratio of processor times, which other programs disturb less. Where one
-misses it the exit status is 1. On a busy machine take more --rounds.
+A table goes to stderr, unless --json says that nobody reads it; the last line of stdout
+is one JSON object, {"rows", "ratios", "missing"}: a row for each contender and stage
+with its median, quartiles and processor time in milliseconds, and in steps and infer
+the peak memory of its process in bytes; ratios by name, of which some have a bound:
+with one thread it is held against the ratio of processor times, which other programs
+disturb less; and who could not be measured, with the reason. With --baseline "worse"
+lists the ratios that grew by more than a tenth. Where a bound is missed, or a ratio is
+worse, the exit status is 1. On a busy machine take more --rounds.
 """
 
 from __future__ import annotations
@@ -26,35 +41,76 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from ondevice import commands
 
+if TYPE_CHECKING:  # --help imports absl alone.
+    from ondevice.measuring import sections
+
 FLAGS = commands.flag_values()
 _SECTIONS_FLAG = flags.DEFINE_list(
-    "sections", "classes", "What to measure: classes, slowdown.", flag_values=FLAGS
+    "sections",
+    "classes,steps,infer,storage,startup",
+    "What to measure: classes, steps, infer, storage, startup, slowdown, build.",
+    flag_values=FLAGS,
 )
 _SOURCE = flags.DEFINE_string(
     "source",
     "palm_full",
-    "As of ondevice.build: what to make the files from.",
+    "palm_full, palm_lite, or the path of a frozen .tflite to make the files from.",
     flag_values=FLAGS,
 )
 _CLASSES = flags.DEFINE_list(
     "classes",
     None,
-    "Numbers of classes, 1 among them. Default: 1,7,20,80, and 1,7 for slowdown.",
+    "Numbers of classes, 1 among them. Default: 1,7,20,80; 1,7 for slowdown; 1 for "
+    "what trains.",
     flag_values=FLAGS,
 )
 _MODELS = flags.DEFINE_list(
     "models",
     None,
-    "Folders that ondevice.build wrote, one with a single class, for the section "
-    "classes, instead of --source and --classes.",
+    "Folders that ondevice.build wrote, instead of --source, --classes, --trainable "
+    "and --batches; for the section classes one of a single class. For steps one may "
+    "be built with --ops=select: it is the peer of the one that is otherwise the same.",
     flag_values=FLAGS,
+)
+_TRAINABLE = flags.DEFINE_list(
+    "trainable",
+    "all",
+    "What trains, in steps, infer and storage: of all, heads, classifier, bias, "
+    "blocks:N.",
+    flag_values=FLAGS,
+)
+_BATCHES = flags.DEFINE_list(
+    "batches", "8", "Images in a training step, in steps.", flag_values=FLAGS
+)
+_PEERS = flags.DEFINE_bool(
+    "peers",
+    False,
+    "Whether others train the same network beside ours: the overview's Flex build, "
+    "Keras, a compiled tf.function, PyTorch, ONNX Runtime.",
+    flag_values=FLAGS,
+)
+_PEER_PYTHONS = flags.DEFINE_list(
+    "peer_pythons",
+    None,
+    "onnxruntime=PYTHON, pytorch=PYTHON, ...: interpreters of the environments that "
+    "peers are installed in, where that is not this one.",
+    flag_values=FLAGS,
+)
+_BASELINE = flags.DEFINE_string(
+    "baseline",
+    None,
+    "What an earlier run printed: a ratio that grew by more than a tenth is listed.",
+    flag_values=FLAGS,
+)
+_JSON = flags.DEFINE_bool(
+    "json", False, "Only the JSON object, no table.", flag_values=FLAGS
 )
 _RUNTIMES = flags.DEFINE_list(
     "runtimes",
@@ -68,7 +124,8 @@ _THREADS = flags.DEFINE_list(
 _ROUNDS = flags.DEFINE_integer(
     "rounds",
     96,
-    "Calls of each contender; an eighth of them in slowdown.",
+    "Calls of each contender; an eighth of them in steps, startup and slowdown, one in "
+    "thirty in build.",
     lower_bound=1,
     flag_values=FLAGS,
 )
@@ -85,59 +142,8 @@ _OUTPUT_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 
-# Ways that take seconds a call need fewer rounds, and show more than percents.
-_SLOW_SHARE = 8
 
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
-    """What to measure; see the flags.
-
-    Attributes:
-      classes: None stands for the section's default.
-      models: None: the files are made.
-      runtimes: None stands for all that are installed.
-      photographs: None stands for the sample that matplotlib carries.
-    """
-
-    sections: tuple[str, ...] = ("classes",)
-    source: str = "palm_full"
-    classes: tuple[int, ...] | None = None
-    models: tuple[pathlib.Path, ...] | None = None
-    runtimes: tuple[str, ...] | None = None
-    threads: tuple[int, ...] = (1,)
-    rounds: int = 96
-    photographs: pathlib.Path | None = None
-    output_dir: pathlib.Path = pathlib.Path("out/benchmark")
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.sections if name not in _SECTIONS]
-        if unknown or not self.sections:
-            raise commands.UsageError(
-                f"--sections must be of {', '.join(_SECTIONS)}. "
-                f"Received: {','.join(self.sections)!r}."
-            )
-        if self.classes is not None and 1 not in self.classes:
-            raise commands.UsageError(
-                "--classes must have 1 among them, which the others are held against. "
-                f"Received: {self.classes}."
-            )
-        if self.models and (self.classes or "slowdown" in self.sections):
-            raise commands.UsageError(
-                "--models must go without --classes and --sections=slowdown, which "
-                "make files of their own. Received: both."
-            )
-        if self.photographs is not None and not self.photographs.is_dir():
-            raise commands.UsageError(
-                f"--photographs must be a folder. Received: {self.photographs}."
-            )
-
-
-# Rows, and ratios by name.
-Found = tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]
-
-
-def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+def benchmark(config: sections.BenchmarkConfig) -> dict[str, Any]:
     """Measures each section.
 
     Returns:
@@ -149,127 +155,22 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """
     # TensorFlow's start-up notes say nothing about what is measured.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    rows: list[dict[str, Any]] = []
-    ratios: dict[str, dict[str, Any]] = {}
+    from ondevice.measuring import contest, sections, summary
+
+    earlier = None if config.baseline is None else summary.read(config.baseline)
+    found = contest.Found()
     for section in dict.fromkeys(config.sections):
-        more, named = _SECTIONS[section](config)
-        rows += more
-        ratios |= named
-    return {"rows": rows, "ratios": ratios}
+        found.add(sections.SECTIONS[section](config))
+    result = dataclasses.asdict(found)
+    if earlier is not None:
+        result["worse"] = summary.worse(found.ratios, earlier)
+    return result
 
 
-def holds(ratios: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether no ratio misses its bound."""
-    return all(ratio.get("holds", True) for ratio in ratios.values())
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """Returns what `benchmark` found, for people."""
-    lines = [
-        f"{'median ms':>10}{'quartiles':>20}{'cpu ms':>10}  "
-        "what, contender, runtime, threads, classes"
-    ]
-    for row in found["rows"]:
-        low, high = row["spread_ms"]
-        said = ", ".join(
-            str(row[key])
-            for key in ("what", "contender", "runtime", "threads", "classes")
-        )
-        spread = f"{low:.2f} - {high:.2f}"
-        lines.append(
-            f"{row['median_ms']:>10.2f}{spread:>20}{row['cpu_ms']:>10.2f}  {said}"
-        )
-    lines.append(f"{'ratio':>10}{'quartiles':>20}{'cpu':>10}  bound, what")
-    for name, ratio in found["ratios"].items():
-        low, high = ratio["quartiles"]
-        bound = f"<= {ratio['bound']:g}" if "bound" in ratio else "-"
-        missed = "" if ratio.get("holds", True) else "  MISSED"
-        spread = f"{low:.3f} - {high:.3f}"
-        lines.append(
-            f"{ratio['median']:>10.3f}{spread:>20}{ratio['cpu_median']:>10.3f}  "
-            f"{bound}, {name}{missed}"
-        )
-    return "\n".join(lines)
-
-
-def _classes(config: BenchmarkConfig) -> Found:
-    from ondevice.measuring import classes
-
-    return classes.measure(
-        _folders(config),
-        _runtimes(config),
-        config.threads,
-        _photographs(config),
-        config.rounds,
-        commands.progress,
-    )
-
-
-def _slowdown(config: BenchmarkConfig) -> Found:
-    commands.require_tensorflow("--sections=slowdown")
-    from ondevice import vendor
-    from ondevice.detection import anchors
-    from ondevice.measuring import classes, slow_graphs, slowdown
-
-    ported = vendor.read(config.source)
-    spec = ported.found.spec
-    counts = config.classes or slowdown.CLASSES
-    files = {
-        graph: slow_graphs.frozen(ported, graph)
-        for graph in commands.progress(slowdown.graphs(counts), "slow graphs")
-    }
-    return slowdown.measure(
-        files,
-        anchors.PRESETS[spec.name],
-        _runtimes(config),
-        config.threads,
-        classes.pictures(_photographs(config), spec.input_size, spec.input_range),
-        max(1, config.rounds // _SLOW_SHARE),
-        commands.progress,
-    )
-
-
-_SECTIONS: dict[str, Callable[[BenchmarkConfig], Found]] = {
-    "classes": _classes,
-    "slowdown": _slowdown,
-}
-
-
-def _folders(config: BenchmarkConfig) -> dict[int, pathlib.Path]:
-    """Number of classes -> folder of files, given or made."""
-    from ondevice.measuring import classes
-
-    if config.models is not None:
-        given = {classes.count(folder): folder for folder in config.models}
-        if len(given) != len(config.models) or 1 not in given:
-            raise commands.UsageError(
-                "--models must be folders with files of different numbers of classes, "
-                f"one of a single class. Received: {sorted(given)} classes in "
-                f"{', '.join(map(str, config.models))}."
-            )
-        return given
-    commands.require_tensorflow("ondevice.benchmark without --models")
-    from ondevice import vendor
-    from ondevice.measuring import class_files
-
-    ported = vendor.read(config.source)
-    counts = config.classes or (1, *classes.BOUNDS)
-    return {
-        count: class_files.make(ported, count, config.output_dir) for count in counts
-    }
-
-
-def _runtimes(config: BenchmarkConfig) -> tuple[str, ...]:
-    from ondevice.device import runtimes
-
-    named = dict.fromkeys(config.runtimes or runtimes.installed())
-    return tuple(runtimes.choose(name) for name in named)
-
-
-def _photographs(config: BenchmarkConfig) -> list[pathlib.Path]:
-    from ondevice.verification import inputs
-
-    return inputs.photographs(config.photographs)
+def holds(result: Mapping[str, Any]) -> bool:
+    """Whether no ratio misses its bound, and none is worse than it was."""
+    missed = [r for r in result["ratios"].values() if not r.get("holds", True)]
+    return not missed and not result.get("worse")
 
 
 def _numbers(flag: flags.FlagHolder) -> tuple[int, ...] | None:
@@ -289,14 +190,33 @@ def _numbers(flag: flags.FlagHolder) -> tuple[int, ...] | None:
     return found
 
 
+def _pythons() -> dict[str, str]:
+    """Module of a peer -> interpreter, from --peer_pythons."""
+    from ondevice.measuring import steps
+
+    known = sorted({module for module, _ in steps.PEERS.values()})
+    found = {}
+    for text in _PEER_PYTHONS.value or ():
+        name, _, path = text.partition("=")
+        if name not in known or not pathlib.Path(path).is_file():
+            raise commands.UsageError(
+                f"--peer_pythons must be of {', '.join(known)}, each with =PYTHON, a "
+                f"file. Received: {text!r}."
+            )
+        found[name] = path
+    return found
+
+
 def main(arguments: Sequence[str]) -> commands.Outcome:
     commands.no_arguments(arguments)
     models = [
         pathlib.Path(commands.existing(path, "A folder of --models"))
         for path in _MODELS.value or ()
     ]
+    from ondevice.measuring import sections, summary
+
     found = benchmark(
-        BenchmarkConfig(
+        sections.BenchmarkConfig(
             sections=tuple(_SECTIONS_FLAG.value),
             source=_SOURCE.value,
             classes=_numbers(_CLASSES),
@@ -306,10 +226,16 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
             rounds=_ROUNDS.value,
             photographs=commands.output_path(_PHOTOGRAPHS),
             output_dir=pathlib.Path(_OUTPUT_DIR.value),
+            trainable=tuple(_TRAINABLE.value),
+            batches=_numbers(_BATCHES) or (8,),
+            peers=_PEERS.value,
+            peer_pythons=_pythons(),
+            baseline=commands.optional_path(_BASELINE),
         )
     )
-    print(table(found), file=sys.stderr)
-    return commands.Outcome(found, holds(found["ratios"]))
+    if not _JSON.value:
+        print(summary.table(found), file=sys.stderr)
+    return commands.Outcome(found, holds(found))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from absl.testing import absltest, flagsaver, parameterized
 
 from ondevice import benchmark, build, commands
 from ondevice.device import runtimes
-from ondevice.measuring import class_files, classes
+from ondevice.measuring import class_files, classes, contest, sections
 from tests import conftest, tiny, tiny_builds, tiny_detector
 
 ONE, TWO = "one", "two"
@@ -52,7 +52,7 @@ class CommandTest(FilesTestCase):
         done = subprocess.run(
             [
                 *(sys.executable, "-c", code, f"--models={self.folders()}"),
-                *("--rounds=6", f"--runtimes={RUNTIME}"),
+                *("--sections=classes", "--rounds=6", f"--runtimes={RUNTIME}"),
             ],
             capture_output=True,
             text=True,
@@ -61,7 +61,7 @@ class CommandTest(FilesTestCase):
         # Two classes have no bound, so nothing can miss one.
         self.assertEqual(done.returncode, 0, done.stderr)
         found = json.loads(done.stdout.splitlines()[-1])
-        self.assertEqual(list(found), ["rows", "ratios"])
+        self.assertEqual(list(found), ["rows", "ratios", "missing"])
         self.assertEqual(
             [(r["what"], r["contender"], r["classes"]) for r in found["rows"]],
             [
@@ -78,7 +78,7 @@ class CommandTest(FilesTestCase):
         self.assertRegex(done.stderr, f"-, {name}, 2 classes over 1\n")
 
     @parameterized.named_parameters(
-        ("section", ["--sections=speed"], 2, "--sections must be of classes, slowdown"),
+        ("section", ["--sections=speed"], 2, "--sections must be of classes, steps"),
         ("no_one", ["--classes=7,20"], 2, "must have 1 among them"),
         ("no_number", ["--classes=1,many"], 2, "--classes must be whole numbers"),
         ("no_threads", ["--threads=0"], 2, "--threads must be 1 or more"),
@@ -91,6 +91,12 @@ class CommandTest(FilesTestCase):
         ("photographs", ["--photographs=setup.cfg"], 2, "must be a folder"),
         ("source", ["--source=nothing"], 2, "--source must be one of"),
         ("arguments", ["model.tflite"], 2, "must be flags alone"),
+        ("batches", ["--batches=some"], 2, "--batches must be whole numbers"),
+        ("pythons", ["--peer_pythons=flow=python3"], 2, "--peer_pythons must be of"),
+        ("no_python", ["--peer_pythons=pytorch=none"], 2, "a file. Received"),
+        ("build", ["--models={one}", "--sections=build"], 2, "go without"),
+        ("no_baseline", ["--baseline=nowhere.json"], 2, "--baseline must exist"),
+        ("baseline", ["--baseline=setup.cfg"], 2, "what an earlier ondevice.bench"),
     )
     def test_mistakes(self, arguments, status, message):
         places = {name: str(self.root / name) for name in self.made}
@@ -107,17 +113,37 @@ class CommandTest(FilesTestCase):
 
     def test_missed_bounds_fail(self):
         kept, missed = {"median": 1.0, "holds": True}, {"median": 2.0, "holds": False}
-        self.assertTrue(benchmark.holds({"a": kept, "b": {"median": 9.0}}))
-        self.assertFalse(benchmark.holds({"a": kept, "b": missed}))
+        ratios = {"a": kept, "b": {"median": 9.0}}
+        self.assertTrue(benchmark.holds({"ratios": ratios}))
+        self.assertTrue(benchmark.holds({"ratios": ratios, "worse": []}))
+        self.assertFalse(benchmark.holds({"ratios": ratios, "worse": [{}]}))
+        self.assertFalse(benchmark.holds({"ratios": {"a": kept, "b": missed}}))
 
-    def test_table_says_what_missed(self):
-        ratio = {
-            "median": 1.0625, "quartiles": [1.0, 1.25], "cpu_median": 1.5,
-            "bound": 1.05, "holds": False,
-        }  # fmt: skip
-        text = benchmark.table({"rows": [], "ratios": {"seven": ratio}})
-        line = r"1\.062 +1\.000 - 1\.250 +1\.500  <= 1\.05, seven  MISSED"
-        self.assertRegex(text, line)
+    def test_baseline_is_held_against_and_json_silences_the_table(self):
+        """One ratio was a third of what it is, the other three times as large."""
+        made = {"timed": {"median": 2.0, "cpu_median": 3.0, "judged": "cpu"}}
+        made["slower"] = {"median": 6.0}
+        earlier = {"timed": {**made["timed"], "cpu_median": 9.0}}
+        earlier["slower"] = {"median": 2.0}
+        path = self.root / "before.json"
+        path.write_text("a line\n" + json.dumps({"rows": [], "ratios": earlier}))
+        with mock.patch.dict(
+            sections.SECTIONS,
+            {"classes": lambda config: contest.Found(ratios=dict(made))},
+        ):
+            saved = flagsaver.save_flag_values(benchmark.FLAGS)
+            self.addCleanup(flagsaver.restore_flag_values, saved, benchmark.FLAGS)
+            out, err = io.StringIO(), io.StringIO()
+            given = ["x", "--sections=classes", f"--baseline={path}", "--json"]
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = commands.execute(
+                    benchmark.main, benchmark.__doc__, given, benchmark.FLAGS
+                )
+        self.assertEqual((status, err.getvalue()), (1, ""))
+        worse = json.loads(out.getvalue())["worse"]
+        self.assertEqual(
+            worse, [{"ratio": "slower", "before": 2.0, "after": 6.0, "factor": 3.0}]
+        )
 
 
 class ClassesTest(FilesTestCase):

@@ -148,13 +148,13 @@ def difference(model: session.Session, exported: session.Session) -> float:
             return figure
         return float(np.max([figure, _difference(model.infer, exported.infer, zeros)]))
     size, (low, high) = model.manifest.input_size, model.manifest.input_range
-    noise = np.random.default_rng(0).uniform(low, high, (1, size, size, 3))
-    noise = noise.astype(np.float32)
+    drawn = np.random.default_rng(0).uniform(low, high, (1, size, size, 3))
+    image = drawn.astype(np.float32)
     # In a constant patch the cells of a max-pool tie, which noise never does.
-    framed = np.full_like(noise, low)
+    framed = np.full_like(image, low)
     inner = slice(size // 8, size - size // 8)
-    framed[:, inner, inner] = noise[:, inner, inner]
-    figures = [_difference(model.infer, exported.infer, [i]) for i in (noise, framed)]
+    framed[:, inner, inner] = image[:, inner, inner]
+    figures = [_difference(model.infer, exported.infer, [i]) for i in (image, framed)]
     return float(np.max(figures))  # np.max hands a NaN on.
 
 

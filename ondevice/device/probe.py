@@ -12,14 +12,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ondevice.device import runtimes
+from ondevice.device import endings, runtimes
 
 # Of memory, so that a file that asks for more is refused and not served.
 _ADDRESS_SPACE = 16 * 2**30
@@ -88,7 +87,7 @@ def apart(module: str, arguments: Sequence[str], timeout: float) -> dict[str, An
     except (IndexError, ValueError):  # It did not come to its last line.
         last = None
     if not isinstance(last, dict):
-        raise ApartError(_death(done.returncode, done.stderr))
+        raise ApartError(endings.told(done.returncode, done.stderr))
     return last
 
 
@@ -136,19 +135,6 @@ def invoke_all(path: str, runtime: str) -> None:
                 runner(**arrays)
             except (RuntimeError, ValueError) as error:
                 raise type(error)(f"signature {key!r}: {error}") from error
-
-
-def _death(status: int, output: str) -> str:
-    """Returns how a process ended that said nothing."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = f": {lines[-1][:400]}" if lines else ""
-    if status < 0:
-        try:
-            name = signal.Signals(-status).name
-        except ValueError:
-            name = str(-status)
-        return f"died of signal {name}{last}"
-    return f"exit status {status}{last}"
 
 
 def _main(path: str, runtime: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -27,6 +30,23 @@ _MAKERS = (
     "ondevice/fresh.py",
 )
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A trainable file.
+
+    Attributes:
+      classes: How many.
+      trainable: What trains.
+      batch: Images in a training step.
+      ops: `builtin` or `select`.
+    """
+
+    classes: int = 1
+    trainable: str = "all"
+    batch: int = 8
+    ops: str = "builtin"
 
 
 def recipe(ported: vendor.Ported, classes: int) -> fresh.Recipe:
@@ -55,18 +75,65 @@ def make(ported: vendor.Ported, classes: int, directory: pathlib.Path) -> pathli
       The folder that holds them, by the names of `ondevice.build`.
     """
     folder = directory / f"{ported.source.name}-{classes}"
+    wanted = recipe(ported, classes)
+
+    def convert() -> dict[str, bytes]:
+        files = fresh.make(wanted, _weights(ported, wanted))
+        return {layout.MODEL: files.model, layout.INFERENCE: files.inference}
+
+    return _made(folder, ported, convert)
+
+
+def make_case(
+    ported: vendor.Ported, case: Case, directory: pathlib.Path
+) -> pathlib.Path:
+    """Makes the trainable file of a case, unless this code has made it already.
+
+    Args:
+      ported: The vendor's detector.
+      case: What to make; the one that `make` makes comes with its inference file.
+      directory: Takes a folder for each source and case.
+
+    Returns:
+      The folder that holds it.
+    """
+    if case == Case(case.classes):
+        return make(ported, case.classes, directory)
+    wanted = dataclasses.replace(
+        recipe(ported, case.classes),
+        trainable=case.trainable,
+        batch_size=case.batch,
+        ops=case.ops,
+    )
+    said = f"{case.classes}-{case.trainable}-{case.batch}-{case.ops}".replace(":", "_")
+
+    def convert() -> dict[str, bytes]:
+        weights = _weights(ported, wanted)
+        return {layout.MODEL: fresh.make_trainable(wanted, weights, {})[0]}
+
+    return _made(directory / f"{ported.source.name}-{said}", ported, convert)
+
+
+def _weights(ported: vendor.Ported, wanted: fresh.Recipe) -> dict[str, np.ndarray]:
+    return porting.with_classes(dict(ported.weights), wanted.layers)
+
+
+def _made(
+    folder: pathlib.Path,
+    ported: vendor.Ported,
+    convert: Callable[[], Mapping[str, bytes]],
+) -> pathlib.Path:
+    """Fills a folder with files by name, unless this code has done so already."""
     stamp = f"{ported.source.sha256} {code_digest()} {tf.__version__}\n"
     note = folder / _MADE_BY
     if note.is_file() and note.read_text() == stamp:
         return folder
-    logging.info("Making the files with %d classes, about a minute.", classes)
-    wanted = recipe(ported, classes)
-    weights = porting.with_classes(dict(ported.weights), wanted.layers)
-    files = fresh.make(wanted, weights)
+    logging.info("Making %s, about a minute.", folder)
+    files = convert()
     folder.mkdir(parents=True, exist_ok=True)
     note.unlink(missing_ok=True)
-    atomic.write(folder / layout.MODEL, [files.model])
-    atomic.write(folder / layout.INFERENCE, [files.inference])
+    for name, data in files.items():
+        atomic.write(folder / name, [data])
     atomic.write(note, [stamp.encode()])
     return folder
 

@@ -42,8 +42,8 @@ class NotComparableError(ValueError):
     exit_status = 2  # Of a command that was given them: a wrong flag.
 
 
-def count(folder: pathlib.Path) -> int:
-    """How many classes the files in a folder have.
+def manifest_of(folder: pathlib.Path) -> manifests.Manifest:
+    """What the trainable file in a folder says of itself.
 
     Raises:
       NotComparableError: If they have no manifest.
@@ -56,7 +56,12 @@ def count(folder: pathlib.Path) -> int:
             "A file must have an embedded manifest, as ondevice.build writes it. "
             f"Received: {folder / MODEL}."
         )
-    return len(manifest.classes)
+    return manifest
+
+
+def count(folder: pathlib.Path) -> int:
+    """How many classes the files in a folder have; errors as of `manifest_of`."""
+    return len(manifest_of(folder).classes)
 
 
 def decoder(

@@ -16,7 +16,7 @@ import dataclasses
 import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,9 +38,28 @@ class Clock:
     cpu: Callable[[], float] = time.process_time
 
 
+class Measured(Protocol):
+    """Whatever can take turns: a `Contender` here, a worker in a process of its own."""
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """What its rows say of it."""
+
+    def turn(self, value: Any, clock: Clock) -> Mapping[str, tuple[float, float]]:
+        """Calls it once.
+
+        Args:
+          value: The input.
+          clock: What measures, where the contender has none of its own.
+
+        Returns:
+          Stage -> seconds on the clock, and on the processor.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """What is measured.
+    """What is measured in this process.
 
     Attributes:
       labels: What its rows say of it: contender, runtime, threads, classes and so on.
@@ -50,6 +69,16 @@ class Contender:
 
     labels: Mapping[str, Any]
     stages: Mapping[str, Callable[[Any], Any]]
+
+    def turn(self, value: Any, clock: Clock) -> dict[str, tuple[float, float]]:
+        """As of `Measured`."""
+        found = {}
+        for name, stage in self.stages.items():
+            started, computed = clock.wall(), clock.cpu()
+            value = stage(value)
+            computed, ended = clock.cpu() - computed, clock.wall()
+            found[name] = (ended - started, computed)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +111,23 @@ class Times:
             for stage in stages
         ]
 
+    def scaled(self, factor: float) -> Times:
+        """The times of work that is `factor` times as much."""
+        return Times(
+            self.labels,
+            {stage: factor * taken for stage, taken in self.wall.items()},
+            {stage: factor * taken for stage, taken in self.cpu.items()},
+        )
+
+
+def allowed(seconds: float, rounds: int) -> Times:
+    """What something may take, as if it had been measured: to hold times against."""
+    taken = {TOTAL: np.full(rounds, seconds)}
+    return Times({}, taken, taken)
+
 
 def measure(
-    contenders: Sequence[Contender],
+    contenders: Sequence[Measured],
     inputs: Sequence[Any],
     rounds: int,
     warmup: int = 2,
@@ -107,29 +150,20 @@ def measure(
     Returns:
       Times in the order of the contenders.
     """
-    wall = [{s: np.zeros(rounds) for s in c.stages} for c in contenders]
-    cpu = [{s: np.zeros(rounds) for s in c.stages} for c in contenders]
+    taken: list[list[Mapping[str, tuple[float, float]]]] = [[] for _ in contenders]
     random = np.random.default_rng(0)
     collecting = gc.isenabled()
     gc.disable()  # A collection would hit whoever happens to be running.
     try:
         for turn in progress(range(-warmup, rounds)):
             for number in random.permutation(len(contenders)):
-                value = inputs[turn % len(inputs)]
-                for name, stage in contenders[number].stages.items():
-                    started, computed = clock.wall(), clock.cpu()
-                    value = stage(value)
-                    computed, ended = clock.cpu() - computed, clock.wall()
-                    if turn >= 0:
-                        wall[number][name][turn] = ended - started
-                        cpu[number][name][turn] = computed
+                found = contenders[number].turn(inputs[turn % len(inputs)], clock)
+                if turn >= 0:
+                    taken[number].append(found)
     finally:
         if collecting:
             gc.enable()
-    return [
-        Times(contender.labels, _with_total(passed), _with_total(computed))
-        for contender, passed, computed in zip(contenders, wall, cpu)
-    ]
+    return [_times(c.labels, turns) for c, turns in zip(contenders, taken)]
 
 
 def pooled(openings: Sequence[Sequence[Times]]) -> list[Times]:
@@ -157,12 +191,12 @@ def ratio(
       over: The numerator.
       under: The denominator.
       bound: What a median may be at most, if there is such a thing.
-      judged: By which time the bound is to hold, `WALL` or `CPU`.
+      judged: By which time it counts, `WALL` or `CPU`.
 
     Returns:
       "median" and "quartiles" of the rounds' ratios by the clock, "cpu_median" and
       "cpu_quartiles" of those on the processor, "added_ms" and "cpu_added_ms", the
-      medians of the differences; with a bound "bound", "judged" and "holds".
+      medians of the differences, "judged"; with a bound "bound" and "holds".
     """
     ratios = over.wall[TOTAL] / under.wall[TOTAL]
     computed = over.cpu[TOTAL] / under.cpu[TOTAL]
@@ -173,11 +207,22 @@ def ratio(
         "cpu_quartiles": [float(q) for q in _quartiles(computed)],
         "added_ms": _ms(np.median(over.wall[TOTAL] - under.wall[TOTAL])),
         "cpu_added_ms": _ms(np.median(over.cpu[TOTAL] - under.cpu[TOTAL])),
+        "judged": judged,
     }
     if bound is not None:
         median = found["cpu_median" if judged == CPU else "median"]
-        found |= {"bound": bound, "judged": judged, "holds": median <= bound}
+        found |= {"bound": bound, "holds": median <= bound}
     return found
+
+
+def _times(
+    labels: Mapping[str, Any], turns: Sequence[Mapping[str, tuple[float, float]]]
+) -> Times:
+    wall, cpu = (
+        {stage: np.array([turn[stage][which] for turn in turns]) for stage in turns[0]}
+        for which in (0, 1)
+    )
+    return Times(labels, _with_total(wall), _with_total(cpu))
 
 
 def _with_total(stages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -152,7 +152,7 @@ class Reference:
     ) -> keras.optimizers.Optimizer:
         key = (settings, dtype)
         if key not in self._optimizers:
-            made = _keras_optimizer(settings)
+            made = keras_optimizer(settings)
             with precision(dtype):
                 made.build(variables)
             self._optimizers[key] = made
@@ -221,7 +221,7 @@ def _tensors(batch: Mapping[str, np.ndarray], dtype: str):
     return tensors.pop("image"), tensors
 
 
-def _keras_optimizer(settings: optimizers.Settings) -> keras.optimizers.Optimizer:
+def keras_optimizer(settings: optimizers.Settings) -> keras.optimizers.Optimizer:
     """Keras' own, its learning rate to be set."""
     adam = {
         "beta_1": settings.beta_1,
