@@ -23,6 +23,9 @@ _LONG = 6
 # Steps after which gradients are looked at.
 _FEW = 3
 
+# A loss that rises to this many times what it was restored at has been undone.
+_JUMP = 3.0
+
 # Rates that an app cannot change any more, in multiples of the one that does.
 _BAKED = (0.01, 30.0)
 
@@ -123,16 +126,26 @@ class Causes(study.Study):
         all_of_it = runs.rounded(half)
         weights = {n: half[n] if n in slots else v for n, v in all_of_it.items()}
         gone = sum(int(((all_of_it[n] == 0) & (half[n] != 0)).sum()) for n in slots)
-        self._blame(
+        shares, jumps = {}, {}
+        for what, state in {
+            "weights and slots": all_of_it,
+            "weights alone": weights,
+        }.items():
+            shares[what] = self._from(f"restored, {what} through float16", state)
+            losses = self.curves[-1].losses
+            jumps[what] = max(losses) / losses[0]
+        self._add(
             "d.float16",
-            "A checkpoint of float16 ends the learning.",
+            "A checkpoint of float16 ends the learning, or undoes it for a while.",
+            min(shares.values()) < study.BLAMED or max(jumps.values()) > _JUMP,
             {
-                "weights and slots": self._from("restored, through float16", all_of_it),
-                "weights alone": self._from(
-                    "restored, weights through float16", weights
-                ),
+                "share_of_the_learning_that_is_left": shares,
+                "highest_loss_over_the_loss_restored": jumps,
+                "numbers_of_the_slots_that_became_zero": gone,
             },
-            {"numbers_of_the_slots_that_became_zero": gone},
+            "Adam divides by a slot that becomes zero: its next steps are large. "
+            f"Blamed where less than {study.BLAMED:.0%} of the loss's fall is left, or "
+            f"the loss rises to more than {_JUMP:g} times what it was.",
         )
 
     # Faults of when, how fast and how long.
