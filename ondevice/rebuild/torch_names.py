@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from ondevice.rebuild import layout, topology
 
 # Kind of layer -> (our attribute, PyTorch's, axes in Keras, axes in PyTorch). None is a
-# bias that no variable holds, in modules that have one.
+# bias that no variable holds, in modules that have one, unless the layer has it, too.
 ROLES: dict[str, tuple[tuple[str | None, str, str, str], ...]] = {
     "conv": (("kernel", "weight", "HWIO", "OIHW"), ("bias", "bias", "O", "O")),
     "depthwise": (("kernel", "weight", "HWC1", "C1HW"), (None, "bias", "C", "C")),
@@ -163,6 +163,8 @@ def table(name: str, layers: tuple[topology.Layer, ...]) -> tuple[Row, ...]:
     rows = []
     for layer in layers:
         for attribute, torch_attribute, axes, torch_axes in ROLES.get(layer.kind, ()):
+            if attribute is None and layer.bias:
+                attribute = "bias"
             variable = f"{layer.name}/{attribute}" if attribute else None
             if variable is None and not biased(name):
                 continue

@@ -59,7 +59,8 @@ class Detector(nn.Module):
         for layer in layers:
             if layer.name in self._paths:
                 channels = self._shapes[layer.inputs[0]][2]
-                made = _module(layer, channels, torch_names.biased(spec.name))
+                biased = layer.bias or torch_names.biased(spec.name)
+                made = _module(layer, channels, biased)
                 _put(self, self._paths[layer.name], made)
 
     def forward(self, image: torch.Tensor) -> Outputs:
@@ -137,7 +138,7 @@ def _put(root: nn.Module, path: str, module: nn.Module) -> None:
 
 def _padded(layer: topology.Layer, x: torch.Tensor, side: int) -> torch.Tensor:
     """Pads [batch, channels, side, side] as SAME does: the odd row goes behind."""
-    if layer.kind not in ("conv", "depthwise"):
+    if layer.kind not in ("conv", "depthwise") or layer.padding == "valid":
         return x
     before, after = same_padding(side, layer.kernel, layer.stride)
     return functional.pad(x, (before, after, before, after)) if after else x
@@ -167,6 +168,14 @@ def _computed(
     if layer.kind == "channel_pad":
         # Pairs from the last axis on: width, height, channels.
         return functional.pad(x, (0, 0, 0, 0, 0, layer.shape[2] - shape[2]))
+    if layer.kind == "spatial_pad":
+        return functional.pad(x, (layer.kernel,) * 4)
+    if layer.kind == "depth_to_space":
+        # TensorFlow has the channels of a cell innermost, pixel_shuffle outermost.
+        side, (_, channels, height, width) = layer.kernel, x.shape
+        x = x.reshape(-1, side, side, channels // side**2, height, width)
+        x = x.permute(0, 3, 4, 1, 5, 2)
+        return x.reshape(-1, x.shape[1], height * side, width * side)
     if layer.kind == "upsample":
         # Half-pixel centres.
         return functional.interpolate(
