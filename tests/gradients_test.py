@@ -168,15 +168,16 @@ class RefusalTest(absltest.TestCase):
             run(lambda w: tf.math.digamma(w[0], name="layer/D"), [1.0])
 
     def test_operator_of_a_keras_layer_is_named_by_the_layer(self):
-        image = keras.Input([2, 2, 2, 1], batch_size=1)
-        model = keras.Model(image, keras.layers.Conv3D(2, 1, name="volume")(image))
+        image = keras.Input([2], batch_size=1)
+        layers = [keras.layers.Dense(2), keras.layers.Lambda(tf.atan, name="angle")]
+        model = keras.Sequential([image, *layers])
 
         def function(w, x):
             return tf.reduce_sum(model.stateless_call(w, [], x)[0])
 
         weights = [v.numpy() for v in model.trainable_variables]
-        with self.assertRaisesRegex(ValueError, "Conv3D 'volume.*convolution"):
-            run(function, weights, tf.ones([1, 2, 2, 2, 1]))
+        with self.assertRaisesRegex(ValueError, "Atan 'angle.*/Atan'"):
+            run(function, weights, tf.ones([1, 2]))
 
     def test_operator_of_a_call_is_named_by_the_call(self):
         @tf.function

@@ -141,6 +141,7 @@ class WithoutTorchTest(absltest.TestCase):
         "ondevice.rebuild.torch_network",
         "ondevice.rebuild.state_dicts",
         "ondevice.verification.torch_parity",
+        "ondevice.measuring.peers.pytorch",
     }
 
     def test_few_modules_name_it(self):

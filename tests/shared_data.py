@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from checkpoints import atomic
 from ondevice import sources
 from ondevice.detection import anchors
 
@@ -30,14 +31,20 @@ def shared(*parts: str) -> pathlib.Path:
 
 
 def vendor(name: str) -> pathlib.Path:
-    """Path of a vendor's file in ../shared, or among the sources fetched before."""
+    """Path of a vendor's file in ../shared or the cache, fetched where it must be."""
     path = SHARED / "models" / f"{name}.tflite"
     if path.exists():
         return path
-    found = sorted(sources.cache_directory().rglob(path.name))
-    if not found:
+    cached = sources.cache_directory() / path.name
+    for source, known in sources.KNOWN.items():
+        if known.file == path.name and not cached.exists():
+            try:
+                atomic.write(cached, [sources.locate(source).data])
+            except (ValueError, OSError) as error:
+                missing(str(error))
+    if not cached.exists():
         missing(f"{path.name} is in neither ../shared nor {sources.cache_directory()}.")
-    return found[0]
+    return cached
 
 
 def digits(

@@ -75,7 +75,7 @@ def test_layers_of_an_unknown_network_are_numbered(name):
 
 
 def test_a_bias_that_layers_share_is_there_for_each():
-    data = shared_data.shared("models", "palm_detection_lite.tflite").read_bytes()
+    data = shared_data.vendor("palm_detection_lite").read_bytes()
     _, found, named = _extracted(data, known=False)
     biases = [x for x in named if x.kind == "depthwise" and x.attribute == "bias"]
     assert len(biases) == 23 and len({one.tensor for one in biases}) == 4
