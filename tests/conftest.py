@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 collect_ignore = (
     []
     if importlib.util.find_spec("torch")
-    else ["pytorch_test.py", "torch_network_test.py"]
+    else ["pytorch_test.py", "routes_training_test.py", "torch_network_test.py"]
 )
 
 # Under pytest nobody parses a command line; this gives every flag its default.
