@@ -176,6 +176,19 @@ def existing(path: str | None, what: str) -> str:
     return path
 
 
+def only_tflite(arguments: Sequence[str]) -> str:
+    """Returns the one argument of a command that reads a .tflite.
+
+    Raises:
+      UsageError: If there is not one, or it does not exist.
+    """
+    if len(arguments) != 1:
+        raise UsageError(
+            f"There must be one argument, a .tflite. Received: {list(arguments)}."
+        )
+    return existing(arguments[0], "The .tflite")
+
+
 def required_path(flag: flags.FlagHolder) -> pathlib.Path:
     """Returns the path that a flag gives, which must exist.
 

@@ -92,11 +92,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> commands.Outcome:
-    if len(arguments) != 1:
-        raise commands.UsageError(
-            f"There must be one argument, a .tflite. Received: {list(arguments)}."
-        )
-    path = commands.existing(arguments[0], "The .tflite")
+    path = commands.only_tflite(arguments)
     found = inspect(path, _TIMEOUT.value)
     print(table(found), file=sys.stderr)
     return commands.Outcome(found)

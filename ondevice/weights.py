@@ -160,11 +160,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> commands.Outcome:
-    if len(arguments) != 1:
-        raise commands.UsageError(
-            f"There must be one argument, a .tflite. Received: {list(arguments)}."
-        )
-    path = commands.existing(arguments[0], "The .tflite")
+    path = commands.only_tflite(arguments)
     output = _OUTPUT.value
     if output is not None:
         output = commands.new_file(output, {"the .tflite": path})
