@@ -182,11 +182,10 @@ def only_tflite(arguments: Sequence[str]) -> str:
     Raises:
       UsageError: If there is not one, or it does not exist.
     """
-    if len(arguments) != 1:
-        raise UsageError(
-            f"There must be one argument, a .tflite. Received: {list(arguments)}."
-        )
-    return existing(arguments[0], "The .tflite")
+    if len(arguments) == 1:
+        return existing(arguments[0], "The .tflite")
+    received = list(arguments)
+    raise UsageError(f"There must be one argument, a .tflite. Received: {received}.")
 
 
 def required_path(flag: flags.FlagHolder) -> pathlib.Path:
