@@ -234,7 +234,8 @@ def _head(header: str, sums: Mapping[str, str], table: Mapping[str, _Entry]) -> 
     """Returns everything before the tensors' bytes."""
     texts = {"format": FORMAT, "header": header, "crc32": strict_json.dump(sums)}
     texts["checksum"] = _checksum(texts, table)
-    described = strict_json.dump({"__metadata__": texts} | dict(table)).encode()
+    entries = {name: vars(entry) for name, entry in table.items()}
+    described = strict_json.dump({"__metadata__": texts} | entries).encode()
     described += b" " * (-len(described) % 8)
     return _LENGTH.pack(len(described)) + described
 

@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # A manifest of a thousand variables takes 0.3 MB.
@@ -66,20 +66,9 @@ def decode(kind: type, value: Any, where: str, faults: list[str]) -> Any:
       An instance; meaningless where faults were found.
     """
     before = len(faults)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    if not isinstance(value, dict):
-        faults.append(f"{where} must be an object, not {_show(value)}")
-        return None
-    for name in sorted(set(value) - set(fields)):
-        faults.append(f"{where} has an unknown key {name[:80]!r}")
-    hints = _hints(kind)
-    found = {}
-    for name in fields:
-        if name in value:
-            found[name] = _decode(hints[name], value[name], f"{where}.{name}", faults)
-        elif not _optional(fields[name]):
-            faults.append(f"{where} lacks the key {name!r}")
-    return kind(**found) if len(faults) == before else None
+    found = _decoder(kind)(value, faults)
+    _within(where, faults, before)
+    return found
 
 
 def summary(faults: list[str]) -> str:
@@ -89,60 +78,125 @@ def summary(faults: list[str]) -> str:
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
-def _decode(hint: Any, value: Any, where: str, faults: list[str]) -> Any:
+# From parsed JSON to the value; a fault begins with what comes behind its place.
+_Decoder = Callable[[Any, list[str]], Any]
+
+
+@functools.cache
+def _decoder(hint: Any) -> _Decoder:
+    """What is known of a type is looked up once: a manifest has thousands of values."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
-        return value
+        return lambda value, faults: value
     if dataclasses.is_dataclass(hint):
-        return decode(typing.cast(type, hint), value, where, faults)
+        return _dataclass_decoder(typing.cast(type, hint))
     if origin in (typing.Union, types.UnionType):  # X | None
-        return None if value is None else _decode(arguments[0], value, where, faults)
+        inner = _decoder(arguments[0])
+        return lambda value, faults: None if value is None else inner(value, faults)
     if origin is tuple:
-        return _tuple(arguments, value, where, faults)
+        return _tuple_decoder(arguments)
     if origin is Mapping:
+        return _mapping_decoder(_decoder(arguments[1]))
+    return _float_decoder if hint is float else _plain_decoder(hint)
+
+
+def _dataclass_decoder(kind: type) -> _Decoder:
+    hints = typing.get_type_hints(kind)
+    decoders = {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(kind)}
+    required = _required(kind)
+
+    def decoded(value: Any, faults: list[str]) -> Any:
         if not isinstance(value, dict):
-            faults.append(f"{where} must be an object, not {_show(value)}")
+            faults.append(f" must be an object, not {_show(value)}")
+            return None
+        before = len(faults)
+        for name in sorted(value.keys() - decoders.keys()):
+            faults.append(f" has an unknown key {name[:80]!r}")
+        found = {}
+        for name, decoder in decoders.items():
+            if name in value:
+                known = len(faults)
+                found[name] = decoder(value[name], faults)
+                _within(f".{name}", faults, known)
+            elif name in required:
+                faults.append(f" lacks the key {name!r}")
+        return kind(**found) if len(faults) == before else None
+
+    return decoded
+
+
+def _mapping_decoder(decoder: _Decoder) -> _Decoder:
+    def decoded(value: Any, faults: list[str]) -> dict:
+        if not isinstance(value, dict):
+            faults.append(f" must be an object, not {_show(value)}")
             return {}
-        items = value.items()
-        return {k: _decode(arguments[1], v, f"{where}.{k}", faults) for k, v in items}
-    accepted = (int, float) if hint is float else (hint,)
-    if type(value) not in accepted:  # bool is an int to isinstance.
-        faults.append(f"{where} must be {hint.__name__}, not {_show(value)}")
-        return None
-    if hint is float and not math.isfinite(_float(value)):
-        faults.append(f"{where} must be finite, not {_show(value)}")
-        return None
-    return _float(value) if hint is float else value
+        found = {}
+        for name, item in value.items():
+            known = len(faults)
+            found[name] = decoder(item, faults)
+            _within(f".{name}", faults, known)
+        return found
+
+    return decoded
 
 
-def _tuple(arguments: tuple, value: Any, where: str, faults: list[str]) -> tuple:
-    if not isinstance(value, list):
-        faults.append(f"{where} must be a list, not {_show(value)}")
-        return ()
-    if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-        faults.append(f"{where} must have {len(arguments)} items, not {len(value)}")
-        return ()
+def _tuple_decoder(arguments: tuple) -> _Decoder:
     endless = arguments[-1] is Ellipsis
-    kinds = arguments[:1] * len(value) if endless else arguments
-    return tuple(
-        _decode(kind, item, f"{where}[{i}]", faults)
-        for i, (kind, item) in enumerate(zip(kinds, value))
-    )
+    items = arguments[:-1] if endless else arguments
+    decoders = [_decoder(item) for item in items]
+    exact = items[0] if set(items) <= {items[0]} & {bool, int, str} else None
+
+    def decoded(value: Any, faults: list[str]) -> tuple:
+        if not isinstance(value, list):
+            faults.append(f" must be a list, not {_show(value)}")
+            return ()
+        if not endless and len(value) != len(decoders):
+            faults.append(f" must have {len(decoders)} items, not {len(value)}")
+            return ()
+        if exact and all(type(item) is exact for item in value):
+            return tuple(value)  # As a shape: most of what a manifest holds.
+        found = []
+        kinds = decoders * len(value) if endless else decoders
+        for place, (decoder, item) in enumerate(zip(kinds, value)):
+            known = len(faults)
+            found.append(decoder(item, faults))
+            _within(f"[{place}]", faults, known)
+        return tuple(found)
+
+    return decoded
 
 
-def _optional(field: dataclasses.Field) -> bool:
-    return field.metadata == OPTIONAL
+def _plain_decoder(kind: type) -> _Decoder:
+    def decoded(value: Any, faults: list[str]) -> Any:
+        if type(value) is kind:  # bool is an int to isinstance.
+            return value
+        faults.append(f" must be {kind.__name__}, not {_show(value)}")
+        return None
+
+    return decoded
+
+
+def _float_decoder(value: Any, faults: list[str]) -> float | None:
+    if type(value) not in (int, float):
+        faults.append(f" must be float, not {_show(value)}")
+        return None
+    found = _float(value)
+    if not math.isfinite(found):
+        faults.append(f" must be finite, not {_show(value)}")
+        return None
+    return found
+
+
+def _within(where: str, faults: list[str], known: int) -> None:
+    """Says of the faults behind the `known` ones that they lie within `where`."""
+    if len(faults) > known:
+        faults[known:] = [where + fault for fault in faults[known:]]
 
 
 def _default(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def _float(value: int | float) -> float:
@@ -154,16 +208,28 @@ def _float(value: int | float) -> float:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: getattr(value, field.name)
-            for field in dataclasses.fields(value)
-            if not _optional(field) or getattr(value, field.name) != _default(field)
-        }
+        found = {name: getattr(value, name) for name in _required(type(value))}
+        for field in _optional_fields(type(value)):
+            held = getattr(value, field.name)
+            if held != _default(field):
+                found[field.name] = held
+        return found
     if isinstance(value, Mapping):
         return dict(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()  # A numpy scalar.
     raise TypeError(f"JSON cannot hold {type(value).__name__}. Received: {value!r}.")
+
+
+@functools.cache
+def _required(kind: type) -> tuple[str, ...]:
+    optional = _optional_fields(kind)
+    return tuple(f.name for f in dataclasses.fields(kind) if f not in optional)
+
+
+@functools.cache
+def _optional_fields(kind: type) -> tuple[dataclasses.Field, ...]:
+    return tuple(f for f in dataclasses.fields(kind) if f.metadata == OPTIONAL)
 
 
 def _refuse(constant: str) -> Any:
