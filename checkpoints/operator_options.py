@@ -63,9 +63,16 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
     Raises:
       FlatbufferError: If a field points outside the file.
     """
+    if name == "VarHandleOptions":  # Thousands in a training file.
+        texts = {"container": table.text(0), "shared_name": table.text(1)}
+        return types.MappingProxyType(texts)
     fields = _fields(name)
     if not fields:
         return _NONE
+    content = (name, table.content())
+    known = table.reader.same.get(content)
+    if known is not None:
+        return known
     accessor = getattr(tflite, name)()
     accessor.Init(table.reader.data, table.position)
     options = {}
@@ -73,18 +80,22 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
         try:
             if vector:
                 length = getattr(accessor, f"{field}Length")()
-                table.reader.spend(4 * length, 0, length, table.where)
+                table.reader.spend(4 * length, 0, length, table)
             value = _vector(accessor, field) if vector else getattr(accessor, field)()
         except flatbuffer.FlatbufferError:
             raise
         except Exception as error:  # struct.error, ValueError, IndexError, ...
             raise flatbuffer.FlatbufferError(
                 f"Options must lie inside the file. Received: {error} for {key!r}; in "
-                f"{table.where}."
+                f"{table}."
             ) from error
         if not hasattr(value, "_tab"):
             options[key] = _plain(value, key)
-    return types.MappingProxyType(options)
+    found = types.MappingProxyType(options)
+    # A table of numbers alone, which refers to nothing, means the same wherever it is.
+    if all(isinstance(value, (int, float)) for value in options.values()):
+        table.reader.same[content] = found
+    return found
 
 
 @functools.cache

@@ -117,7 +117,7 @@ def _model(reader: flatbuffer.Reader) -> TfliteFile:
     metadata = {}
     for table in root.tables(6, "metadata"):
         buffer = table.scalar(1, _UINT32)
-        metadata[table.text(0)] = _index(buffer, len(buffers), "buffer", table.where)
+        metadata[table.text(0)] = _index(buffer, len(buffers), "buffer", table)
     return TfliteFile(
         subgraphs=subgraphs,
         signatures=tuple(
@@ -145,7 +145,7 @@ def _buffer(table: flatbuffer.Table) -> BufferRange:
         start, size = table.scalar(1, _UINT64), table.scalar(2, _UINT64)
         if start <= 1 or not size:  # 0 and 1 are placeholders.
             return BufferRange(0, 0)
-        table.reader.check(start, size, table.where)
+        table.reader.check(start, size, table)
     return BufferRange(start, size)
 
 
@@ -178,27 +178,28 @@ def _tensor(index: int, table: flatbuffer.Table, buffers: int) -> Tensor:
     shape = table.numbers(0, "i")
     signature = table.numbers(7, "i")
     code = table.scalar(1, _INT8)
+    dtypes = _dtypes()
     faults = []
-    if len(shape) > MAX_RANK or any(side < 0 for side in shape):
+    if len(shape) > MAX_RANK or min(shape, default=0) < 0:
         faults.append(f"shape {shape[: MAX_RANK + 1]}")
     elif math.prod(shape) > MAX_ELEMENTS:
         faults.append(f"shape {shape}, of more than {MAX_ELEMENTS} elements")
-    if len(signature) > MAX_RANK or any(side < -1 for side in signature):
+    if len(signature) > MAX_RANK or min(signature, default=0) < -1:
         faults.append(f"shape signature {signature[: MAX_RANK + 1]}")
-    if code not in _dtypes():
+    if code not in dtypes:
         faults.append(f"dtype {code}")
     if faults:
         raise TfliteError(
             f"A tensor must have a rank of at most {MAX_RANK}, sides of 0 or more and "
-            f"a dtype of the schema. Received: {'; '.join(faults)}; in {table.where}."
+            f"a dtype of the schema. Received: {'; '.join(faults)}; in {table}."
         )
     return Tensor(
         index=index,
         name=table.text(3),
         shape=shape,
         shape_signature=signature,
-        dtype=_dtypes()[code],
-        buffer=_index(table.scalar(2, _UINT32), buffers, "buffer", table.where),
+        dtype=dtypes[code],
+        buffer=_index(table.scalar(2, _UINT32), buffers, "buffer", table),
         is_variable=bool(table.scalar(5, _UINT8)),
         quantization=_quantization(table.table(4, "quantization")),
         sparsity=_sparsity(table.table(6, "sparsity")),
@@ -234,7 +235,7 @@ def _level(table: flatbuffer.Table) -> sparsity.Level:
         raise TfliteError(
             "A level of a sparse tensor must be dense, or sparse with segments and "
             f"indices. Received: format {kind}, segments {segments}, indices "
-            f"{indices}; in {table.where}."
+            f"{indices}; in {table}."
         )
     return sparsity.Level(0, segments, indices)
 
@@ -247,7 +248,7 @@ def _sparse_indices(table: flatbuffer.Table, slot: int) -> sparsity.Indices | No
         return None
     width = int(dtype[-1])
     start, count = vector.span(0, width)
-    table.reader.spend(count * width, 0, 0, table.where)
+    table.reader.spend(count * width, 0, 0, table)
     return sparsity.Indices(start, count, dtype)
 
 
@@ -258,12 +259,12 @@ def _operator(
     tensors: int,
     subgraphs: int,
 ) -> Operator:
-    code = _index(table.scalar(0, _UINT32), len(codes), "operator code", table.where)
+    code = _index(table.scalar(0, _UINT32), len(codes), "operator code", table)
     name, custom = codes[code]
     options: Mapping[str, Any] = {}
     if custom:
         start, length = table.span(5, 1)
-        table.reader.spend(length, 0, 0, table.where)
+        table.reader.spend(length, 0, 0, table)
         options = {"custom_options": table.reader.data[start : start + length]}
     for second, slot in enumerate((3, 11)):  # builtin_options, builtin_options_2
         kind = operator_options.class_name(table.scalar(slot, _UINT8), bool(second))
@@ -271,7 +272,7 @@ def _operator(
         if fields is not None:
             options = operator_options.decode(fields, kind)
     for key in _subgraph_keys(tuple(options)):
-        _index(options[key], subgraphs, key, table.where)
+        _index(options[key], subgraphs, key, table)
     return Operator(
         index=index,
         name=name,
@@ -286,13 +287,13 @@ def _signature(
     table: flatbuffer.Table, subgraphs: tuple[Subgraph, ...]
 ) -> Signature:
     subgraph = table.scalar(4, _UINT32)
-    _index(subgraph, len(subgraphs), "subgraph", table.where)
+    _index(subgraph, len(subgraphs), "subgraph", table)
     tensors = len(subgraphs[subgraph].tensors)
     named: list[dict[str, int]] = [{}, {}]
     for slot, names in enumerate(named):
         for entry in table.tables(slot, ("input", "output")[slot]):
             tensor = entry.scalar(1, _UINT32)
-            names[entry.text(0)] = _index(tensor, tensors, "tensor", entry.where)
+            names[entry.text(0)] = _index(tensor, tensors, "tensor", entry)
     inputs, outputs = map(types.MappingProxyType, named)
     return Signature(table.text(2), subgraph, inputs, outputs)
 
@@ -307,12 +308,12 @@ def _indices(
         wrong = [i for i in indices if not lowest <= i < count]
         raise TfliteError(
             f"Tensor indices must be in [{lowest}, {count}). Received: {wrong[:8]}; "
-            f"in {table.where}."
+            f"in {table}."
         )
     return indices
 
 
-def _index(value: int, count: int, what: str, where: str) -> int:
+def _index(value: int, count: int, what: str, where: object) -> int:
     if not 0 <= value < count:
         raise TfliteError(
             f"The index of a {what} must be in [0, {count}). Received: {value}; "
