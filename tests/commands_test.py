@@ -176,6 +176,17 @@ class HelpTest(CommandsTestCase):
         self.assertIn("  --kind: <a|b>: Sort.\n      default: a\n", out)
         self.assertEqual(out.count("--"), 3)  # No flag but its own.
 
+    def test_whoever_reads_may_leave(self):
+        source = "from ondevice import commands; commands.run(print, 'word ' * 10**6)"
+        with subprocess.Popen(
+            [sys.executable, "-c", source, "--help"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            process.stdout.read(9)
+            process.stdout.close()
+            self.assertEqual((process.stderr.read(), process.wait()), (b"", 1))
+
     def test_help_after_two_dashes_is_an_argument(self):
         status, out, _ = self.execute(lambda a: {"a": a}, "--", "--help")
         self.assertEqual((status, out), (0, '{"a": ["--help"]}\n'))

@@ -14,7 +14,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, patch, store, tflite_file
-from ondevice.device import runtimes, session
+from ondevice.device import exports, runtimes, session
 from tests import tflite_file_test, tiny
 
 IMAGE = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 4, 4, 3)
@@ -339,14 +339,35 @@ class RefusalTest(SessionTestCase):
 
 
 class ExportTest(SessionTestCase):
-    def test_patched_file_equals_the_session_that_trained_it(self):
+    def test_exported_file_equals_the_session_that_trained_it(self):
         opened = self.open()
         opened.train(**batch(), learning_rate=0.01)
-        data = patch.patch_trainable(opened.file, opened.manifest, opened.state())
-        patched = self.open(data)
-        self.assert_states_equal(patched.state(), opened.state())
-        for mine, theirs in zip(patched.infer(IMAGE), opened.infer(IMAGE)):
+        target = self.directory / "new.tflite"
+        opened.export(target)
+        exported = self.open(target)
+        self.assert_states_equal(exported.state(), opened.state())
+        for mine, theirs in zip(exported.infer(IMAGE), opened.infer(IMAGE)):
             np.testing.assert_array_equal(mine, theirs)
+
+    def test_nothing_is_exported_that_is_not_finite(self):
+        opened = self.open()
+        target = self.directory / "new.tflite"
+        opened.export(target)
+        before = target.read_bytes()
+        opened.train(**batch(), learning_rate=float("nan"))
+        with self.assertRaisesRegex(patch.PatchError, "not finite"):
+            opened.export(target)
+        self.assertEqual(target.read_bytes(), before)
+
+    @parameterized.parameters(
+        ("inference", exports.TemplateMissing, "beside"),
+        ("trained", exports.ExportError, "trainable"),
+    )
+    def test_what_cannot_be_exported(self, kind, error, message):
+        opened = self.open()
+        with self.assertRaisesRegex(error, message):
+            opened.export(self.directory / "new.tflite", kind)
+        self.assertEqual(list(self.directory.iterdir()), [])
 
 
 if __name__ == "__main__":

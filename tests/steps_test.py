@@ -222,10 +222,11 @@ def test_storage_is_measured(tmp_path):
     assert stages == {
         ("save", "save"),
         ("restore", "restore"),
-        ("patch", "read model and checkpoint"),
         ("patch", "patch"),
-        ("patch", "write"),
-        ("patch", "total"),
+        ("patch from files", "read model and checkpoint"),
+        ("patch from files", "patch"),
+        ("patch from files", "write"),
+        ("patch from files", "total"),
     }
     limits = {name.split(", ")[-1] for name in found.ratios}
     assert limits == {"save over 20 ms", "restore over 20 ms", "patch over 50 ms"}

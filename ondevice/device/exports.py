@@ -16,6 +16,7 @@ from checkpoints import manifest as manifests
 from checkpoints import patch, store, tensorflow_v1, tflite_file, weights
 
 TEMPLATE_NAME = "inference.tflite"
+KINDS = ("trainable", "inference")
 
 
 class ExportError(ValueError):
@@ -125,8 +126,13 @@ class Source:
           The new file.
 
         Raises:
+          ExportError: If there is no such kind; or as `template`.
           PatchError: If the weights do not fit.
         """
+        if kind not in KINDS:
+            raise ExportError(
+                f"A file must be of one of the kinds {list(KINDS)}. Received: {kind!r}."
+            )
         if kind == "trainable":
             return patch.patch_trainable(self.file, self.manifest, state)
         own = self.manifest.variables

@@ -4,8 +4,9 @@
         loss = detector.train(image=..., learning_rate=1e-3, ...).loss
         regressors, classificators = detector.infer(image)
         detector.save("latest.safetensors", epoch=3)
+        detector.export("trained.tflite")
 
-The interpreter is not thread-safe; the session is: its calls wait for each other.
+The interpreter is not thread-safe; the session is: calls wait for each other.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import pathlib
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from checkpoints import atomic, store, strict_json, tflite_file
 from checkpoints import manifest as manifests
-from checkpoints import store, strict_json, tflite_file
-from ondevice.device import checks, runtimes
+from ondevice.device import checks, exports, runtimes
 from signatures import contract
 
 # What `save` and `restore` exchange beside variables, as the contract names it.
 _VERSION, _RESTORED, _PATH = "format_version", "restored", "checkpoint_path"
+_NOW = {_VERSION: np.int32(contract.FORMAT_VERSION)}
 
 
 class SessionError(ValueError):
@@ -38,8 +41,8 @@ class Losses:
 
     Attributes:
       loss: What training minimises.
-      class_loss: The class term of a detector's; NaN where there is none.
-      box_loss: The box term, likewise.
+      class_loss: Its class term, of a detector; otherwise NaN.
+      box_loss: Its box term, likewise.
       gradient_norm: Before clipping; None from `evaluate`, which takes no gradient.
     """
 
@@ -84,6 +87,7 @@ class Session:
             self.file, name = tflite_file.parse(model), "the file"
         else:
             self.file, name = tflite_file.read(model), os.fspath(model)
+        self._beside = pathlib.Path("" if isinstance(model, bytes) else model).parent
         embedded = manifests.of_file(self.file)
         if embedded is None:
             raise SessionError(
@@ -91,8 +95,7 @@ class Session:
                 f"Received: {name}, with the metadata {sorted(self.file.metadata)}."
             )
         self.manifest: manifests.Manifest = embedded
-        faults = checks.disagreements(self.file, self.manifest)
-        if faults:
+        if faults := checks.disagreements(self.file, self.manifest):
             raise SessionError(
                 f"A file's signatures must be those of its manifest. Received: "
                 f"{strict_json.summary(faults)}; in {name}."
@@ -178,11 +181,10 @@ class Session:
         """
         if self.manifest.ops == "select":
             raise SessionError(
-                "The variables of a file built with --ops=select must be saved by the "
-                "file itself. Received: a request for their values."
+                "A file built with --ops=select must save its variables by itself. "
+                "Received: a request for their values."
             )
-        version = np.array(contract.FORMAT_VERSION, np.int32)
-        found = self.call(contract.SAVE, {_VERSION: version})
+        found = self.call(contract.SAVE, _NOW)
         del found[_VERSION]
         return found
 
@@ -193,11 +195,10 @@ class Session:
           tensors: As `state` gives them.
 
         Raises:
-          SessionError: Naming every missing, unknown or misshapen array, before any
-            variable is set; or if the file did not take them all.
+          SessionError: Naming every misfit, before any variable is set; or if the file
+            did not take them all.
         """
-        version = np.array(contract.FORMAT_VERSION, np.int32)
-        found = self.call(contract.RESTORE, {_VERSION: version, **tensors})
+        found = self.call(contract.RESTORE, {**_NOW, **tensors})
         if int(found[_RESTORED]) != len(tensors):
             raise SessionError(
                 f"The file must take all {len(tensors)} tensors. Received: "
@@ -207,10 +208,8 @@ class Session:
     def forget_steps(self) -> None:
         """Sets the optimizer's slots and its step to zero; the weights stay.
 
-        In a new interpreter: the memory of signatures that ran so far is freed.
-
-        Raises:
-          SessionError: As `state`.
+        In a new interpreter: the memory of signatures that ran is freed. Raises as
+        `state`.
         """
         with self._lock:
             tensors = self.state()
@@ -231,8 +230,7 @@ class Session:
     ) -> None:
         """Writes a checkpoint; at any moment `path` is the old one or the new one.
 
-        Under --ops=select the file writes its own format, which holds the variables
-        alone.
+        Under --ops=select in the file's own format, which holds variables alone.
 
         Args:
           path: Of the checkpoint.
@@ -262,11 +260,35 @@ class Session:
         )
         store.save_file(path, tensors, header)
 
-    def restore(self, path: str | os.PathLike[str]) -> store.Header | None:
-        """Takes up a checkpoint, whole or not at all.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        kind: str = "trainable",
+        template: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Writes a .tflite that starts from this session's weights.
+
+        At any moment `path` is the old file or the new one. `ondevice.export` also
+        proves the new file before it takes its place.
 
         Args:
-          path: Of the checkpoint.
+          path: Of the new file.
+          kind: `trainable`, with the optimizer's slots and step, or `inference`.
+          template: The inference file to fill; None takes the one beside the model.
+
+        Raises:
+          ExportError: If there is no such kind, or the template is missing or another
+            build's.
+          PatchError: If a weight is not finite or does not fit; nothing is written.
+          SessionError: As `state`.
+          OSError: If a file cannot be read or written.
+        """
+        beside = pathlib.Path(template or self._beside / exports.TEMPLATE_NAME)
+        source = exports.Source(self.file, self.manifest, beside)
+        atomic.write(path, [source.patched(self.state(), kind)])
+
+    def restore(self, path: str | os.PathLike[str]) -> store.Header | None:
+        """Takes up the checkpoint at `path`, whole or not at all.
 
         Returns:
           Its header; None under --ops=select, where there is none.
@@ -330,18 +352,16 @@ class Session:
             value = _checked(signature, {"image": image})["image"]
             interpreter.set_tensor(entry["index"], value)
             interpreter.invoke()
-            found = [
-                interpreter.get_tensor(output["index"])
-                for output in interpreter.get_output_details()
-            ]
+            outputs = interpreter.get_output_details()
+            found = [interpreter.get_tensor(output["index"]) for output in outputs]
         classes = len(self.manifest.classes)
         # The vendor's order; told apart by their last axis where that can be done.
         if len(found) == 2 and found[0].shape[-1] == classes != found[1].shape[-1]:
             found.reverse()
         if len(found) != 2:
             raise SessionError(
-                "An inference file must have the outputs regressors and "
-                f"classificators. Received: {[output.shape for output in found]}."
+                "An inference file must give regressors and classificators. Received: "
+                f"{[output.shape for output in found]}."
             )
         return _own(found[0]), _own(found[1])
 
@@ -364,8 +384,7 @@ def _checked(
         names = sorted(spec.name for spec in signature.inputs)
         raise SessionError(
             f"The inputs of the signature {signature.key!r} must be {names}, of the "
-            f"manifest's shapes and dtypes. Received: "
-            f"{strict_json.summary(faults)}."
+            f"manifest's shapes and dtypes. Received: {strict_json.summary(faults)}."
         )
     return checked
 
