@@ -223,6 +223,8 @@ def _convert(
     convert: Callable[[], bytes] | None = None,
 ) -> bytes:
     converter.target_spec.supported_ops = list(_OPERATOR_SETS[ops])
+    # The manifest tells more, and adding it reads and writes the file once more.
+    converter.exclude_conversion_metadata = True
     try:
         return (convert or converter.convert)()
     except Exception as error:  # the converter raises classes of its own, unexported
