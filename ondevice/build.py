@@ -189,6 +189,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         )
 
     from ondevice import fresh
+    from ondevice.device import needs
     from ondevice.rebuild import porting, recognition, topology
     from ondevice.verification import inputs, prove, vendors
     from signatures import losses, optimizers
@@ -241,6 +242,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         "optimizer": config.optimizer,
         "versions": dict(files.manifest.versions),
         "seconds_to_convert": round(made, 1),
+        "memory": dataclasses.asdict(needs.of_file(tflite_file.parse(files.model))),
         "losses": proof.losses,
     }
     _write(directory, files, described, proof)

@@ -4,9 +4,11 @@
     python -m ondevice.inspect --timeout=30 palm_detection_full.tflite
 
 A table goes to stderr; the last line of stdout is one JSON object:
-{"signatures", "operators", "custom", "flex", "variables", "manifest", "runtimes"}.
-`flex` are the operators that need TensorFlow's own kernels, `custom` the other custom
-ones, `manifest` is null in a file that ondevice.build did not write. Every runtime is
+{"signatures", "operators", "custom", "flex", "variables", "memory", "manifest",
+"runtimes"}. `flex` are the operators that need TensorFlow's own kernels, `custom` the
+other custom ones, `memory` the bytes that the file, its variables and a call of each
+signature need, counted from the graph: runtimes take somewhat more, `manifest` is null
+in a file that ondevice.build did not write. Every runtime is
 tried in a process of its own: the file is loaded and each signature invoked with zeros
 (the one graph where there are no signatures), so that a crash or a hang is an answer:
 {"runs": false, "error": "..."}.
@@ -14,6 +16,7 @@ tried in a process of its own: the file is loaded and each signature invoked wit
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,7 +54,7 @@ def inspect(path: str, timeout: float = 120.0) -> dict[str, Any]:
       OSError: If it cannot be read.
     """
     from checkpoints import manifest, tflite_file
-    from ondevice.device import probe, runtimes
+    from ondevice.device import needs, probe, runtimes
 
     file = tflite_file.read(path)
     return {
@@ -60,6 +63,7 @@ def inspect(path: str, timeout: float = 120.0) -> dict[str, Any]:
         "custom": file.custom(),
         "flex": file.flex(),
         "variables": _variables(file),
+        "memory": dataclasses.asdict(needs.of_file(file)),
         "manifest": manifest.of_file(file),
         "runtimes": {
             name: probe.probe(path, name, timeout)
@@ -70,6 +74,8 @@ def inspect(path: str, timeout: float = 120.0) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """Returns what `inspect` found, for people."""
+    from ondevice.device import needs
+
     lines = []
     for key, signature in found["signatures"].items():
         lines.append(f"signature {key}")
@@ -82,6 +88,7 @@ def table(found: dict[str, Any]) -> str:
     lines.append(f"custom     {', '.join(found['custom']) or 'none'}")
     lines.append(f"flex       {', '.join(found['flex']) or 'none'}")
     lines.append(f"variables  {len(found['variables'])}")
+    lines.append(f"memory     {needs.told(found['memory'])}")
     own = found["manifest"]
     described = own and f"{own.kind} of {own.spec}, classes {', '.join(own.classes)}"
     lines.append(f"manifest   {described or 'none'}")

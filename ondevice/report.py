@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ondevice import page
+from ondevice.device import needs
 
 # Arrow -> what a reader of the page is told it is.
 ARROWS = {
@@ -62,6 +63,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         "Trained": f"{report['trainable']}: {report['parameters']:,} parameters in "
         f"{report['variables']} variables, slots and step included",
         "Optimizer": report["optimizer"],
+        "Memory": f"{needs.told(report['memory'])}; runtimes take somewhat more",
         "Versions": ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
         "Seconds": f"{report['seconds']:.0f}",
     }

@@ -80,6 +80,19 @@ class MakeTest(absltest.TestCase):
         for name, value in state.items():
             np.testing.assert_array_equal(held[name], value, err_msg=name)
 
+    def test_runtimes_know_every_shape_before_they_run(self):
+        # Otherwise they lay out what follows apart, and hold both for a moment.
+        made = (tiny_builds.heads(), tiny_builds.whole(), tiny_builds.new_classes())
+        for file in [tflite_file.parse(files.model) for files in made]:
+            unknown = [
+                (graph.name, operator.index)
+                for graph in file.subgraphs
+                for operator in graph.operators
+                if operator.name == "RESHAPE"
+                and not file.buffers[graph.tensors[operator.inputs[1]].buffer].size
+            ]
+            self.assertEqual(unknown, [])
+
     def test_what_trains_on_features(self):
         keys = {s.key for s in tiny_builds.heads().manifest.signatures}
         self.assertContainsSubset({contract.FEATURES, contract.TRAIN_FEATURES}, keys)

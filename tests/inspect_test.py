@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -33,8 +34,8 @@ class InspectTest(parameterized.TestCase):
         found = json.loads(done.stdout.splitlines()[-1])
         self.assertEqual(
             list(found),
-            ["signatures", "operators", "custom", "flex", "variables", "manifest"]
-            + ["runtimes"],
+            ["signatures", "operators", "custom", "flex", "variables", "memory"]
+            + ["manifest", "runtimes"],
         )
         self.assertEqual(
             found["signatures"]["infer"]["inputs"],
@@ -52,6 +53,10 @@ class InspectTest(parameterized.TestCase):
             if name not in runtimes.installed():
                 expected = {"runs": False, "error": "not installed"}
             self.assertEqual(found["runtimes"][name], expected)
+        variables = sum(math.prod(v.shape) * 4 for v in tiny.VARIABLES)
+        self.assertEqual(found["memory"]["variables"], variables)
+        self.assertEqual(found["memory"]["file"], len(tiny.trainable()))
+        self.assertRegex(done.stderr, r"memory     .*train 0\.0 MB.*, file 0\.0 MB")
         self.assertRegex(done.stderr, r"input  image +float32 \[1,4,4,3\]")
         self.assertRegex(done.stderr, "manifest   trainable of tiny, classes a, b")
 

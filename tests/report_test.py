@@ -25,6 +25,7 @@ REPORT = {
     "versions": {"numpy": "1.26"},
     "seconds": 61.4,
     "seconds_to_convert": 30.0,
+    "memory": {"file": 3_000_000, "variables": 500, "signatures": {"train": 21e6}},
     "checks": [
         {
             "arrow": "train",
@@ -73,6 +74,7 @@ class HtmlTest(absltest.TestCase):
         self.assertIn("<td class=holds>holds", page)
         self.assertIn("<td class=number>none", page)
         self.assertIn("<td class=fails>fails", page)
+        self.assertIn("train 21.0 MB, variables 0.0 MB, file 3.0 MB;", page)
         failed = report.as_html({**REPORT, "verified": False}, LOSSES, ERRORS)
         self.assertIn("NOT verified", failed)
 

@@ -161,6 +161,11 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
             part = _divisor(sizes[i])
             if part > 1:
                 tensor = _sum_middle(tensor, outer, sizes[i] // part, part)
+            if len(merged) == 1:
+                # No scalar by a reshape: its shape is an empty constant, which runtimes
+                # take for one that is not known yet. They would lay out the arena in
+                # two goes, the second beside the first.
+                return tf.reduce_sum(tf.reshape(tensor, [-1]), axis=0)
             tensor = tf.reduce_sum(tf.reshape(tensor, [outer, -1]), axis=1)
         else:
             tensor = _sum_middle(tensor, outer, sizes[i], inner)

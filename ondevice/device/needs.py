@@ -1,0 +1,97 @@
+"""What memory a file will need before it runs, counted from its graph.
+
+A runtime lays the tensors of a signature into one arena, where those that never live at
+the same time may share a place. An arena is at least what lives at once at the worst
+operator, and TFLite's planner, which places the largest first, comes near it. What
+kernels and delegates take besides is not counted: `ondevice.benchmark` measures.
+
+Source: tensorflow/lite/arena_planner.cc (a tensor lives from the operator that makes it
+to the last one that reads it; inputs, outputs and what nothing reads to the end).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from checkpoints import patch, tflite_file
+
+# Of every tensor in an arena, in bytes: kDefaultTensorAlignment of
+# tensorflow/lite/util.h.
+_ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Bytes.
+
+    Attributes:
+      file: Of the file itself, which holds the constants.
+      variables: Of the variables' values.
+      signatures: Key -> what lives at once in it, at least; the primary graph is ""
+        where there are no signatures. Runtimes keep it from the first call on.
+    """
+
+    file: int
+    variables: int
+    signatures: dict[str, int]
+
+
+def of_file(file: tflite_file.TfliteFile) -> Needs:
+    """Counts what a file needs. A side that is unknown until it runs counts as it is
+    in the file, mostly 1."""
+    graphs = {s.key: s.subgraph for s in file.signatures} or {"": 0}
+    return Needs(
+        file=len(file.data),
+        variables=_variables(file),
+        signatures={key: _at_once(file, index) for key, index in graphs.items()},
+    )
+
+
+def told(needs: Mapping[str, Any]) -> str:
+    """Says what `Needs` hold, as a dictionary, in a line."""
+    calls = sorted(needs["signatures"].items(), key=lambda call: -call[1])
+    parts = [(key or "a call", size) for key, size in calls]
+    parts += [("variables", needs["variables"]), ("file", needs["file"])]
+    return ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in parts)
+
+
+def _at_once(file: tflite_file.TfliteFile, index: int) -> int:
+    """The most bytes of a subgraph's tensors that live at one operator."""
+    graph = file.subgraphs[index]
+    end = len(graph.operators)
+    born = dict.fromkeys(graph.inputs, 0)
+    dies: dict[int, int] = {}
+    for place, operator in enumerate(graph.operators):
+        for tensor in operator.outputs:
+            born.setdefault(tensor, place)
+        dies |= dict.fromkeys((*operator.inputs, *operator.outputs), place)
+    dies |= dict.fromkeys((*graph.inputs, *graph.outputs), end)
+    changes = [0] * (end + 2)
+    for tensor, place in born.items():
+        size = _bytes(file, graph.tensors[tensor])
+        changes[place] += size
+        changes[dies.get(tensor, place) + 1] -= size
+    return max(itertools.accumulate(changes))
+
+
+def _bytes(file: tflite_file.TfliteFile, tensor: tflite_file.Tensor) -> int:
+    """Of a tensor in the arena: none of a constant, of a string or a resource."""
+    dtype = tflite_file.NUMPY_DTYPES.get(tensor.dtype)
+    if dtype is None or file.buffers[tensor.buffer].size:
+        return 0
+    size = math.prod(tensor.shape) * np.dtype(dtype).itemsize
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _variables(file: tflite_file.TfliteFile) -> int:
+    try:
+        buffers = patch.variable_buffers(file).values()
+    except patch.PatchError:  # Some are not initialised from constants.
+        return 0
+    return sum(file.buffers[buffer].size for buffer in buffers)
