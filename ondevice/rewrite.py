@@ -83,6 +83,23 @@ def add_metadata(model: schema.ModelT, name: str, content: bytes) -> None:
     model.metadata = [*(model.metadata or ()), entry]
 
 
+def share_constants(model: schema.ModelT) -> None:
+    """Lets equal constants have one buffer; the others' are emptied."""
+    first: dict[bytes, int] = {}
+    shared: dict[int, int] = {}
+    for index, buffer in enumerate(model.buffers):
+        if buffer.data is not None and len(buffer.data):
+            content = np.asarray(buffer.data, np.uint8).tobytes()
+            shared[index] = first.setdefault(content, index)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = shared.get(tensor.buffer, tensor.buffer)
+    kept = {entry.buffer for entry in model.metadata or ()}
+    for index, kept_one in shared.items():
+        if index != kept_one and index not in kept:
+            model.buffers[index].data = None
+
+
 def unshare_variables(model: schema.ModelT) -> None:
     """Gives each variable's initial value a tensor and a buffer of its own."""
     codes = [code.builtinCode for code in model.operatorCodes]
