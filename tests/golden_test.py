@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 import struct
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -41,9 +42,13 @@ TABLE = (
 # Of two classes, every weight, Adam with clipping: three steps on one batch at a rate
 # of 1e-4, then `infer`. An array stands as its product with a direction drawn for its
 # name; of one role they are added. After the first step `m` is a tenth of the gradient.
-LOSSES = (47.250382, 46.784779, 46.381271)
-NORMS = (57.520708, 55.369792, 53.627774)
-FIGURES = {
+GOLDEN = {
+    "loss 0": 47.250382,
+    "loss 1": 46.784779,
+    "loss 2": 46.381271,
+    "norm 0": 57.520708,
+    "norm 1": 55.369792,
+    "norm 2": 53.627774,
     "gradient": -0.19712080,
     "weight": -26.172493,
     "slot": -0.54423628,
@@ -51,6 +56,7 @@ FIGURES = {
     "regressors": 35.459245,
     "classificators": 356.219004,
 }
+TOLERANCE = 1e-5
 
 
 def figure(name: str, array: np.ndarray) -> float:
@@ -83,31 +89,38 @@ class FormatTest(absltest.TestCase):
         self.assertEqual((header.fingerprint, header.classes), ("ab", ("a",)))
 
 
+def behaviour(model: bytes, runtime: str) -> dict[str, float]:
+    """What a file makes of three steps, and then of an image; as `GOLDEN`."""
+    with session.Session(model, runtime, 1) as opened:
+        roles = {v.name: v.role for v in opened.manifest.variables}
+        batch = tiny_builds.batch(opened.manifest)
+        found = dict.fromkeys(GOLDEN, 0.0)
+        for step in range(3):
+            losses = opened.train(**batch, learning_rate=1e-4)
+            found[f"loss {step}"] = losses.loss
+            found[f"norm {step}"] = losses.gradient_norm or 0.0
+            if not step:
+                slots = {n: a for n, a in opened.state().items() if n.endswith("/m")}
+                found["gradient"] = sum(figure(n, a) for n, a in slots.items())
+        for name, array in opened.state().items():
+            found[roles[name]] += figure(name, array)
+        outputs = opened.infer(batch["image"][:1])
+    for name, array in zip(("regressors", "classificators"), outputs):
+        found[name] = figure(name, array)
+    return found
+
+
+def furthest(found: Mapping[str, float]) -> float:
+    """The largest distance from `GOLDEN`, as a share of what it has there."""
+    return max(abs(found[n] - wanted) / abs(wanted) for n, wanted in GOLDEN.items())
+
+
 class BehaviourTest(parameterized.TestCase):
     @parameterized.parameters(*runtimes.installed())
     def test_losses_gradients_and_outputs(self, runtime):
-        files = tiny_builds.new_classes()
-        batch = tiny_builds.batch(files.manifest)
-        roles = {v.name: v.role for v in files.manifest.variables}
-        with session.Session(files.model, runtime, 1) as opened:
-            found, after_one = [], {}
-            for _ in LOSSES:
-                found.append(opened.train(**batch, learning_rate=1e-4))
-                after_one = after_one or opened.state()
-            outputs = opened.infer(batch["image"][:1])
-            figures = dict.fromkeys(FIGURES, 0.0)
-            for name, array in after_one.items():
-                if name.endswith("/m"):
-                    figures["gradient"] += figure(name, array)
-            for name, array in opened.state().items():
-                figures[roles[name]] += figure(name, array)
-        for name, array in zip(("regressors", "classificators"), outputs):
-            figures[name] = figure(name, array)
-        np.testing.assert_allclose([f.loss for f in found], LOSSES, rtol=1e-5)
-        np.testing.assert_allclose([f.gradient_norm for f in found], NORMS, rtol=1e-5)
-        self.assertEqual(figures.keys(), FIGURES.keys())
-        for name, wanted in FIGURES.items():
-            np.testing.assert_allclose(figures[name], wanted, rtol=1e-5, err_msg=name)
+        found = behaviour(tiny_builds.new_classes().model, runtime)
+        self.assertEqual(found.keys(), GOLDEN.keys())
+        self.assertLess(furthest(found), TOLERANCE, found)
 
 
 if __name__ == "__main__":
