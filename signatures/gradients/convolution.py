@@ -23,7 +23,7 @@ import functools
 
 import tensorflow as tf
 
-from signatures.gradients import rule, window
+from signatures.gradients import pointwise, rule, window
 
 
 def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
@@ -43,7 +43,7 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     over = window.window_of(operation, rule.static_shape(image), kernel[:2], out)
     if max(over.columns.stride, over.rows.stride) > 1 and over.columns.dilation > 1:
         raise operation.refuse("strides or dilations, not both", over.columns)
-    folded = _Folded(over, kernel)
+    folded = _form(over, kernel)
     # A trained bias on constant filters would be added last: the operator takes
     # constant biases only.
     if any(operation.wanted[1:]):
@@ -118,7 +118,7 @@ def conv2d_transpose(
     if len(out) == 2:  # height and width alone
         out = (shape[0], *out, kernel[2])
     over = window.window_of(operation, out, kernel[:2], shape)
-    folded = _Folded(over, kernel)
+    folded = _form(over, kernel)
     # A TRANSPOSE_CONV knows no dilation.
     dilated = max(over.rows.dilation, over.columns.dilation) > 1
     if operation.wanted[1] or dilated:
@@ -136,6 +136,14 @@ def conv2d_transpose(
         return None, to_filters, to_image
 
     return [result], backward
+
+
+def _form(
+    over: window.Window, kernel: tuple[int, ...]
+) -> pointwise.Pointwise | _Folded:
+    """The convolution as products."""
+    suits = pointwise.Pointwise.suits(over, kernel)
+    return pointwise.Pointwise(over, kernel) if suits else _Folded(over, kernel)
 
 
 @dataclasses.dataclass(frozen=True)

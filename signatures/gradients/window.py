@@ -180,6 +180,15 @@ def split(padded: tf.Tensor, over: Window) -> dict:
     rows, columns = over.rows, over.columns
     channels = rule.static_shape(padded)[3]
     whole = [over.batch, rows.blocks, columns.blocks, channels]
+    if rows.stride == columns.stride > 1:
+        square = tf.nn.space_to_depth(padded, rows.stride)
+        return {
+            (a, b): tf.slice(
+                square, [0, 0, 0, (a * columns.stride + b) * channels], whole
+            )
+            for a in rows.phases
+            for b in columns.phases
+        }
     length = columns.stride * columns.blocks * channels
     cells = over.batch * rows.blocks * columns.blocks
     lines = unstack(
@@ -216,6 +225,9 @@ def merge(phases: dict, over: Window) -> tf.Tensor:
     """
     rows, columns = over.rows, over.columns
     channels = rule.static_shape(next(iter(phases.values())))[3]
+    if rows.stride == columns.stride > 1 and len(phases) == rows.stride**2:
+        square = tf.concat([phases[place] for place in sorted(phases)], 3)
+        return unpad(tf.nn.depth_to_space(square, rows.stride), over)
     lines = {
         a: stack(
             {b: phases[a, b] for b in columns.phases},
