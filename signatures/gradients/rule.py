@@ -169,6 +169,10 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
             part = _divisor(sizes[i])
             if part > 1:
                 tensor = _sum_middle(tensor, outer, sizes[i] // part, part)
+            if outer == 1 and len(axes) == len(shape):
+                # Not a RESHAPE to a scalar: its empty list of sizes passes for one that
+                # is not known, and runtimes plan the memory of what follows anew.
+                return tf.reduce_sum(tensor)
             tensor = tf.reduce_sum(tf.reshape(tensor, [outer, -1]), axis=1)
         else:
             tensor = _sum_middle(tensor, outer, sizes[i], inner)
