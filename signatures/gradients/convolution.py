@@ -221,8 +221,9 @@ class _Folded:
             found = tf.reshape(found, [blocks, -1, down, across * cells])
             found = tf.transpose(found, [0, 2, 1, 3])
         whole = [blocks * down, depth // (down * inputs), cells]
-        if whole != [height, width, cells]:
-            found = tf.slice(tf.reshape(found, whole), [0] * 3, [height, width, cells])
+        size = [height, width, cells]
+        if whole != size:
+            found = tf.slice(tf.reshape(found, whole), [0, 0, 0], size)
         return tf.reshape(found, self.kernel)
 
     def image_gradient(self, gradient: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
