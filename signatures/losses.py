@@ -130,6 +130,18 @@ def smooth_l1(error: tf.Tensor) -> tf.Tensor:
     return clipped * (error - 0.5 * clipped)
 
 
+def shares(sample_weights: tf.Tensor) -> tf.Tensor:
+    """What part of a batch's loss each sample's is.
+
+    Args:
+      sample_weights: [B], 0 or more.
+
+    Returns:
+      [B], their sum 1, or 0 where all weights are.
+    """
+    return sample_weights / tf.maximum(tf.reduce_sum(sample_weights), _LEAST_WEIGHT)
+
+
 def detection(
     outputs: dict[str, tf.Tensor],
     class_targets: tf.Tensor,
@@ -162,12 +174,10 @@ def detection(
     """
     positive = tf.minimum(tf.reduce_sum(class_targets, -1), 1.0)
     count = tf.maximum(tf.reduce_sum(positive, 1), 1.0)
-    image_weights = sample_weights / tf.maximum(
-        tf.reduce_sum(sample_weights), _LEAST_WEIGHT
-    )
+    image_shares = shares(sample_weights)
 
     def over_images(per_anchor: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(image_weights * tf.reduce_sum(per_anchor, 1) / count)
+        return tf.reduce_sum(image_shares * tf.reduce_sum(per_anchor, 1) / count)
 
     class_loss = tf.zeros([], outputs["scores"].dtype)
     if weights.score:

@@ -110,8 +110,7 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     """The root of the sum of all squares; a scalar, 0 or more."""
     total = tf.zeros([])
     for gradient in gradients:
-        flat = tf.reshape(gradient, [-1])
-        total += tf.reduce_sum(flat * flat)
+        total += tf.reduce_sum(gradient * gradient)
     return tf.sqrt(total)
 
 

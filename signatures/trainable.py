@@ -14,9 +14,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from signatures import contract, keras_model, module, optimizers, select, stateless
+from signatures import contract, keras_model, losses, module, optimizers
+from signatures import samples, select, stateless
 
-# Takes the network's outputs and the targets by name; gives at least `contract.LOSSES`.
+# Takes the network's outputs and the targets by name; gives at least `contract.LOSSES`,
+# means over the images by `losses.shares`.
 Loss = Callable[..., Mapping[str, tf.Tensor]]
 
 # Takes the network's outputs; gives what `infer` gives, in the contract's order.
@@ -132,8 +134,9 @@ class Trainable(module.Module):
             for name, variable in self._weights.items()
             if name in self._network.names and name not in names
         }
-        inputs = (others, _features_in(tensors))
-        return self._moved(names, self._class_losses, values, inputs, tensors)
+        inputs = (others, _features_in(tensors), _targets(tensors))
+        found, gradients = self._differentiate(self._class_losses, values, *inputs)
+        return self._moved(names, values, (*found, *gradients), tensors)
 
     def _features(self, tensors):
         inputs = self._inputs(tensors["image"])
@@ -148,8 +151,14 @@ class Trainable(module.Module):
 
     def _evaluate(self, tensors):
         inputs = self._inputs(tensors["image"])
-        losses = self._forward(self._losses, self._values(), inputs, _targets(tensors))
-        return dict(zip(contract.LOSSES, losses))
+        values = self._values()
+
+        def of_batch(losses_of, inputs, targets):
+            return self._forward(losses_of, values, inputs, targets)
+
+        shapes = [()] * len(contract.LOSSES)
+        found = self._over_samples(of_batch, inputs, _targets(tensors), shapes)
+        return dict(zip(contract.LOSSES, found))
 
     # Parts of them.
 
@@ -183,21 +192,51 @@ class Trainable(module.Module):
 
     def _losses_of(self, outputs, targets):
         """The losses in the contract's order, the one to differentiate first."""
-        losses = self._loss(outputs, **targets)
-        return tuple(losses[name] for name in contract.LOSSES)
+        found = self._loss(outputs, **targets)
+        return tuple(found[name] for name in contract.LOSSES)
 
     def _step(self, inputs, tensors):
         values = self._values()
-        return self._moved((), self._losses, values, (inputs,), tensors)
 
-    def _moved(self, names, losses_of, values, inputs, tensors):
-        """Differentiates and takes the step; `names` as `Optimizer.apply` has them."""
-        losses, gradients = self._differentiate(
-            losses_of, values, *inputs, _targets(tensors)
-        )
+        def of_batch(losses_of, inputs, targets):
+            found, gradients = self._differentiate(losses_of, values, inputs, targets)
+            return *found, *gradients
+
+        shapes = [()] * len(contract.LOSSES) + [value.shape for value in values]
+        found = self._over_samples(of_batch, inputs, _targets(tensors), shapes)
+        return self._moved((), values, found, tensors)
+
+    def _over_samples(self, of_batch, inputs, targets, shapes):
+        """What `of_batch` gives, whose losses and gradients are means over a batch.
+
+        Sample by sample where there is much to keep for the backward pass.
+        """
+        batch = targets["sample_weights"].shape[0]
+        if batch == 1 or self._frozen_trunk or self.ops == "select":
+            return of_batch(self._losses, inputs, targets)
+        whole = {**targets, "sample_weights": tf.ones_like(targets["sample_weights"])}
+
+        def of_sample(sample):
+            inputs, targets, share = sample
+            share = tf.reduce_sum(share)
+
+            def losses_of(*given):
+                return tuple(loss * share for loss in self._losses(*given))
+
+            return of_batch(losses_of, inputs, targets)
+
+        shares = losses.shares(targets["sample_weights"])
+        return samples.summed(of_sample, (inputs, whole, shares), shapes)
+
+    def _moved(self, names, values, found, tensors):
+        """Takes the step; `found` the losses, then a gradient for each of the values.
+
+        `names` as `Optimizer.apply` has them.
+        """
+        count = len(contract.LOSSES)
         rate = tensors["learning_rate"]
-        norm = self._optimizer.apply(values, gradients, rate, names)
-        return {**dict(zip(contract.LOSSES, losses)), "gradient_norm": norm}
+        norm = self._optimizer.apply(values, found[count:], rate, names)
+        return {**dict(zip(contract.LOSSES, found)), "gradient_norm": norm}
 
 
 class SelectTrainable(select.Select, Trainable):

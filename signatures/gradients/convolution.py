@@ -140,7 +140,7 @@ def conv2d_transpose(
 
 @dataclasses.dataclass(frozen=True)
 class _Folded:
-    """A convolution whose columns are folded by their stride.
+    """A convolution whose rows and columns are folded by their strides.
 
     Attributes:
       over: The window over the image.
@@ -151,165 +151,175 @@ class _Folded:
     kernel: tuple[int, ...]
 
     @property
-    def fold(self) -> int:
-        """Columns in one: the stride, unless the kernel reads but one of them."""
-        return self.over.columns.stride if self.kernel[1] > 1 else 1
+    def folds(self) -> tuple[int, int]:
+        """Rows, columns in one: the strides, unless the kernel reads but one of them."""
+        axes = (self.over.rows, self.over.columns)
+        return tuple(a.stride if a.kernel > 1 else 1 for a in axes)
 
     @property
-    def reads(self) -> list[int]:
-        """The folded columns that a row of the kernel reads, from its first one."""
-        columns = self.over.columns
-        if self.fold > 1 or self.kernel[1] == 1:
-            return list(range(columns.reach))
-        return [j * columns.dilation for j in range(self.kernel[1])]
+    def depth(self) -> int:
+        """Channels of a folded cell."""
+        return self.folds[0] * self.folds[1] * self.kernel[2]
 
-    def lines(self, image: tf.Tensor) -> dict[int, tf.Tensor]:
+    def lines(self, image: tf.Tensor) -> tf.Tensor:
         """Lays columns side by side.
 
         Args:
           image: [B, H, W, I].
 
         Returns:
-          For each phase of the rows [B, rows.blocks, W', reads * fold * I].
+          [B, rows.blocks, W', reads of a row * depth].
         """
         rows, columns = self.over.rows, self.over.columns
         batch, inputs = self.over.batch, self.kernel[2]
+        down, across = self.folds
         image = window.pad(image, self.over)
-        height = rows.blocks * rows.stride
-        if self.fold != columns.stride:
-            cells = batch * height * columns.blocks
-            image = window.unstack(image, cells, columns.stride, inputs, [0])[0]
-        wide = [batch, height, columns.blocks, self.fold * inputs]
-        image = tf.reshape(image, wide)
-        joined = window.concat(
+        height, length = rows.blocks * rows.stride, columns.blocks * columns.stride
+        if down != rows.stride:
+            parts = (batch * rows.blocks, rows.stride, length * inputs)
+            image, height = window.unstack(image, *parts, [0])[0], rows.blocks
+        if across != columns.stride:
+            parts = (batch * height * columns.blocks, columns.stride, inputs)
+            image = window.unstack(image, *parts, [0])[0]
+        if down > 1:
+            shape = [batch * rows.blocks, down, columns.blocks, across * inputs]
+            image = tf.transpose(tf.reshape(image, shape), [0, 2, 1, 3])
+        whole = [batch, rows.blocks, columns.blocks, self.depth]
+        image = tf.reshape(image, whole)
+        return window.concat(
             [
-                window.cut(image, (0, height), (start, columns.out))
-                for start in self.reads
+                window.cut(image, (0, None), (start, columns.out))
+                for start in _reads(columns, across)
             ],
             3,
         )
-        depth = rule.static_shape(joined)[3]
-        parts = window.unstack(
-            joined, batch * rows.blocks, rows.stride, columns.out * depth, rows.phases
-        )
-        shape = [batch, rows.blocks, columns.out, depth]
-        return {a: tf.reshape(part, shape) for a, part in parts.items()}
 
     def convolve(
-        self,
-        lines: dict[int, tf.Tensor],
-        filters: tf.Tensor,
-        bias: tf.Tensor | None = None,
+        self, lines: tf.Tensor, filters: tf.Tensor, bias: tf.Tensor | None = None
     ) -> tf.Tensor:
         """[B, H', W', O] from `lines`, filters [h, w, I, O] and O biases."""
         total = None
-        for i, matrix in enumerate(self._matrices(filters)):
-            line = self._line(lines, i)
-            if i == 0 and bias is not None:
-                ones = tf.ones([1, rule.static_shape(line)[1], 1], line.dtype)
-                line = tf.concat([ones, line], 2)
-                first = tf.reshape(bias, [1, 1, self.kernel[3]])
-                matrix = tf.concat([first, matrix], 1)
+        for line, matrix in zip(self._lines(lines), self._matrices(filters)):
+            if total is None and bias is not None:
+                ones = tf.ones([*rule.static_shape(line)[:3], 1], line.dtype)
+                line = tf.concat([ones, line], 3)
+                first = tf.reshape(bias, [1, 1, 1, self.kernel[3]])
+                matrix = tf.concat([first, matrix], 2)
             total = _plus(total, tf.matmul(line, matrix))
-        over = self.over
-        return tf.reshape(
-            total, [over.batch, over.rows.out, over.columns.out, self.kernel[3]]
-        )
+        return total
 
-    def filter_gradient(
-        self, lines: dict[int, tf.Tensor], gradient: tf.Tensor
-    ) -> tf.Tensor:
+    def filter_gradient(self, lines: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         """[h, w, I, O] from `lines` and the gradient [B, H', W', O]."""
+        found = window.concat(
+            [_columns_product(line, gradient) for line in self._lines(lines)], 1
+        )
         height, width, inputs, outputs = self.kernel
-        flat = _flat(gradient)
-        depth = len(self.reads) * self.fold * inputs
-        if height == 1 and depth < outputs:
-            product = tf.matmul(_turn(self._line(lines, 0)), flat)
-        else:
-            flat = _turn(flat)
-            product = window.concat(
-                [tf.matmul(flat, self._line(lines, i)) for i in range(height)], 0
-            )
-            product = tf.transpose(product, [0, 2, 1])
-        width_read = depth // inputs
-        if width_read != width:
-            product = tf.reshape(product, [height, width_read, inputs * outputs])
-            product = tf.slice(
-                product, [0, 0, 0], [height, width, inputs * outputs]
-            )
-        return tf.reshape(product, self.kernel)
+        down, across = self.folds
+        blocks, depth = rule.static_shape(found)[1:3]
+        cells = inputs * outputs
+        if down > 1:
+            found = tf.reshape(found, [blocks, -1, down, across * cells])
+            found = tf.transpose(found, [0, 2, 1, 3])
+        whole = [blocks * down, depth // (down * inputs), cells]
+        size = [height, width, cells]
+        if whole != size:
+            found = tf.slice(tf.reshape(found, whole), [0, 0, 0], size)
+        return tf.reshape(found, self.kernel)
 
     def image_gradient(self, gradient: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
         """[B, H, W, I] from the gradient [B, H', W', O] and filters [h, w, I, O]."""
         rows, columns, batch = self.over.rows, self.over.columns, self.over.batch
-        _, _, inputs, outputs = self.kernel
+        inputs, outputs = self.kernel[2:]
+        down, across = self.folds
         spread = window.spread(gradient, self.over)
-        last = columns.blocks - columns.out
+        last = columns.reach - 1
+        reads = _reads(columns, across)
         joined = window.concat(
             [
                 window.cut(spread, (0, None), (last - start, columns.blocks))
-                for start in self.reads
+                for start in reads
             ],
             3,
         )
-        matrices = []
-        for matrix in self._matrices(filters):
-            # [1, reads * fold * I, O] -> [1, reads * O, fold * I]
-            shape = [len(self.reads), self.fold * inputs, outputs]
-            turned = tf.transpose(tf.reshape(matrix, shape), [0, 2, 1])
-            shape = [1, len(self.reads) * outputs, self.fold * inputs]
-            matrices.append(tf.reshape(turned, shape))
-        parts = {}
-        for a in rows.phases:
-            total = None
-            for i in rows.taps(a):
-                first = rows.reach - 1 - rows.place(i)[1]
-                line = window.cut(joined, (first, rows.blocks), (0, None))
-                total = _plus(total, tf.matmul(_flat(line), matrices[i]))
-            parts[a] = total
-        if self.fold != columns.stride:
-            cells = batch * rows.blocks * columns.blocks
-            parts = {
-                a: window.stack({0: part}, cells, columns.stride, inputs)
-                for a, part in parts.items()
-            }
+        total = None
+        for start, matrix in zip(_reads(rows, down), self._matrices(filters)):
+            line = window.cut(joined, (rows.reach - 1 - start, rows.blocks), (0, None))
+            if len(reads) == 1:
+                # With the first two axes exchanged, too: the converter would make a
+                # turned operand of what exchanges the last two alone.
+                turned = tf.transpose(matrix, [1, 0, 3, 2])
+            else:
+                shape = [len(reads), self.depth, outputs]
+                turned = tf.transpose(tf.reshape(matrix, shape), [0, 2, 1])
+                turned = tf.reshape(turned, [1, 1, len(reads) * outputs, self.depth])
+            total = _plus(total, tf.matmul(line, turned))
+        if down > 1:
+            shape = [batch * rows.blocks, columns.blocks, down, across * inputs]
+            total = tf.transpose(tf.reshape(total, shape), [0, 2, 1, 3])
         length = columns.blocks * columns.stride
-        image = tf.reshape(
-            window.stack(parts, batch * rows.blocks, rows.stride, length * inputs),
-            [batch, rows.blocks * rows.stride, length, inputs],
-        )
+        if across != columns.stride:
+            cells = batch * rows.blocks * down * columns.blocks
+            total = window.stack({0: total}, cells, columns.stride, inputs)
+        if down != rows.stride:
+            lines = batch * rows.blocks
+            total = window.stack({0: total}, lines, rows.stride, length * inputs)
+        height = rows.blocks * rows.stride
+        image = tf.reshape(total, [batch, height, length, inputs])
         return window.unpad(image, self.over)
 
-    def _line(self, lines: dict[int, tf.Tensor], tap: int) -> tf.Tensor:
-        """What a row of the kernel reads: [1, B * H' * W', reads * fold * I]."""
-        phase, block = self.over.rows.place(tap)
-        return _flat(
-            window.cut(lines[phase], (block, self.over.rows.out), (0, None))
-        )
+    def _lines(self, lines: tf.Tensor) -> list[tf.Tensor]:
+        """What each row of the folded kernel reads: [B, H', W', reads * depth]."""
+        rows = self.over.rows
+        return [
+            window.cut(lines, (start, rows.out), (0, None))
+            for start in _reads(rows, self.folds[0])
+        ]
 
     def _matrices(self, filters: tf.Tensor) -> list[tf.Tensor]:
-        """One [1, reads * fold * I, O] for each row of the kernel."""
+        """One [1, 1, reads * depth, O] for each row of the folded kernel."""
         height, width, inputs, outputs = self.kernel
-        read = len(self.reads) * self.fold
-        if read != width:
-            filters = tf.pad(filters, [[0, 0], [0, read - width], [0, 0], [0, 0]])
-        filters = tf.reshape(filters, [height, read * inputs, outputs])
-        if height == 1:
-            return [filters]
-        size = [1, read * inputs, outputs]
-        return [tf.slice(filters, [i, 0, 0], size) for i in range(height)]
+        down, across = self.folds
+        blocks = len(_reads(self.over.rows, down))
+        read = len(_reads(self.over.columns, across)) * across
+        if (blocks * down, read) != (height, width):
+            missing = [[0, blocks * down - height], [0, read - width], [0, 0], [0, 0]]
+            filters = tf.pad(filters, missing)
+        if down > 1:
+            shape = [blocks, down, read // across, across * inputs * outputs]
+            filters = tf.transpose(tf.reshape(filters, shape), [0, 2, 1, 3])
+        depth = read * down * inputs
+        if blocks == 1:
+            return [tf.reshape(filters, [1, 1, depth, outputs])]
+        filters = tf.reshape(filters, [1, blocks, depth, outputs])
+        size = [1, 1, depth, outputs]
+        return [tf.slice(filters, [0, i, 0, 0], size) for i in range(blocks)]
 
 
-def _flat(image: tf.Tensor) -> tf.Tensor:
-    shape = rule.static_shape(image)
-    return tf.reshape(image, [1, shape[0] * shape[1] * shape[2], shape[3]])
+def _reads(axis: window.Axis, fold: int) -> list[int]:
+    """Where along an axis, in blocks, a kernel reads that begins at the first one."""
+    if fold > 1 or axis.kernel == 1:
+        return list(range(axis.reach))
+    return [tap * axis.dilation for tap in range(axis.kernel)]
 
 
-def _turn(matrix: tf.Tensor) -> tf.Tensor:
-    """[1, a, b] -> [1, b, a]; at rank 2, where the converter lets it stand."""
-    _, rows, columns = rule.static_shape(matrix)
-    turned = tf.transpose(tf.reshape(matrix, [rows, columns]), [1, 0])
-    return tf.reshape(turned, [1, columns, rows])
+def _columns_product(line: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+    """[1, 1, K, O], the products of all cells of [B, H, W, K] and [B, H, W, O].
+
+    A product for each row of the image, and their sum, where those products take no
+    more room than the images; of flattened images, which are copies, otherwise.
+    """
+    batch, height, width, inputs = rule.static_shape(line)
+    outputs = rule.static_shape(gradient)[3]
+    if inputs * outputs <= width * (inputs + outputs):
+        products = tf.matmul(line, gradient, transpose_a=True)
+        return tf.reduce_sum(products, axis=[0, 1], keepdims=True)
+    cells = batch * height * width
+    product = tf.matmul(
+        tf.reshape(line, [1, cells, inputs]),
+        tf.reshape(gradient, [1, cells, outputs]),
+        transpose_a=True,
+    )
+    return tf.reshape(product, [1, 1, inputs, outputs])
 
 
 def _plus(total: tf.Tensor | None, term: tf.Tensor) -> tf.Tensor:

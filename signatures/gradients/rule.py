@@ -139,9 +139,17 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
 
     Neighbouring axes are merged first, and one SUM a group of them is emitted.
     Where something follows the group, the SUM is one over the axes 1 and 2 of rank 4,
-    the only one that tflite-runtime 2.14 delegates.
+    the only one that tflite-runtime 2.14 delegates; an image is summed so as it lies,
+    since merging its axes would copy it.
     """
     shape = static_shape(tensor)
+    if len(shape) == 4 and shape[3] > 1 and tuple(axes) in ((1, 2), (0, 1, 2)):
+        tensor = tf.reduce_sum(tensor, axis=[1, 2])
+        if 0 not in axes:
+            return tensor
+        if shape[0] > 1:
+            tensor = _sum_middle(tensor, 1, shape[0], shape[3])
+        return tf.reshape(tensor, [shape[3]])
     merged: list[tuple[int, bool]] = []
     for i, size in enumerate(shape):
         summed = i in axes
@@ -161,11 +169,10 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
             part = _divisor(sizes[i])
             if part > 1:
                 tensor = _sum_middle(tensor, outer, sizes[i] // part, part)
-            if len(merged) == 1:
-                # No scalar by a reshape: its shape is an empty constant, which runtimes
-                # take for one that is not known yet. They would lay out the arena in
-                # two goes, the second beside the first.
-                return tf.reduce_sum(tf.reshape(tensor, [-1]), axis=0)
+            if outer == 1 and len(axes) == len(shape):
+                # Not a RESHAPE to a scalar: its empty list of sizes passes for one that
+                # is not known, and runtimes plan the memory of what follows anew.
+                return tf.reduce_sum(tensor)
             tensor = tf.reduce_sum(tf.reshape(tensor, [outer, -1]), axis=1)
         else:
             tensor = _sum_middle(tensor, outer, sizes[i], inner)

@@ -15,6 +15,9 @@ import tensorflow as tf
 
 from signatures.gradients import rule
 
+# Below so many an image is padded as lines of numbers.
+_FEW_CHANNELS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -139,9 +142,18 @@ def resize_edges(
         size = [shape[0], end[0] - begin[1], end[1] - begin[2], shape[3]]
         image = tf.slice(image, begin, size)
     pads = [[max(before, 0), max(after, 0)] for before, after in edges]
-    if any(p for pair in pads for p in pair):
-        image = tf.pad(image, [[0, 0], *pads, [0, 0]], constant_values=value)
-    return image
+    if not any(p for pair in pads for p in pair):
+        return image
+    batch, height, width, channels = rule.static_shape(image)
+    if channels < _FEW_CHANNELS and any(pads[1]):
+        # Cells are copied one by one where columns are added, lines whole.
+        lines = tf.reshape(image, [batch, height, width * channels])
+        sides = [channels * p for p in pads[1]]
+        lines = tf.pad(lines, [[0, 0], pads[0], sides], constant_values=value)
+        return tf.reshape(
+            lines, [batch, height + sum(pads[0]), width + sum(pads[1]), channels]
+        )
+    return tf.pad(image, [[0, 0], *pads, [0, 0]], constant_values=value)
 
 
 def pad(image: tf.Tensor, over: Window, value: float = 0.0) -> tf.Tensor:
@@ -180,6 +192,15 @@ def split(padded: tf.Tensor, over: Window) -> dict:
     rows, columns = over.rows, over.columns
     channels = rule.static_shape(padded)[3]
     whole = [over.batch, rows.blocks, columns.blocks, channels]
+    if rows.stride == columns.stride > 1:
+        square = tf.nn.space_to_depth(padded, rows.stride)
+        return {
+            (a, b): tf.slice(
+                square, [0, 0, 0, (a * columns.stride + b) * channels], whole
+            )
+            for a in rows.phases
+            for b in columns.phases
+        }
     length = columns.stride * columns.blocks * channels
     cells = over.batch * rows.blocks * columns.blocks
     lines = unstack(
@@ -216,6 +237,9 @@ def merge(phases: dict, over: Window) -> tf.Tensor:
     """
     rows, columns = over.rows, over.columns
     channels = rule.static_shape(next(iter(phases.values())))[3]
+    if rows.stride == columns.stride > 1 and len(phases) == rows.stride**2:
+        square = tf.concat([phases[place] for place in sorted(phases)], 3)
+        return unpad(tf.nn.depth_to_space(square, rows.stride), over)
     lines = {
         a: stack(
             {b: phases[a, b] for b in columns.phases},
