@@ -139,6 +139,19 @@ class PruningTest(absltest.TestCase):
             )
             self.assertEqual(found["DepthwiseConv2dNative"], 2)
 
+    def test_a_depthwise_image_gradient_that_keeps_the_size_is_one_operator(self):
+        def loss(weights, filters):
+            y = tf.nn.depthwise_conv2d(weights[0], filters, [1] * 4, "SAME")
+            return tf.reduce_sum(y**2)
+
+        found = count(
+            lambda x, f: graph.value_and_gradients(loss, [x], f),
+            tf.TensorSpec([2, 6, 6, 3]),
+            tf.TensorSpec([5, 5, 3, 1]),
+        )
+        self.assertEqual(found["DepthwiseConv2dNative"], 2)
+        self.assertEqual(found["Pad"] + found["PadV2"] + found["Slice"], 0)
+
     def test_a_loss_that_no_weight_changes_may_be_anything(self):
         _, (gradient,) = run(lambda w, x: tf.math.erf(x), [2.0], tf.constant(0.5))
         self.assertEqual(float(gradient), 0.0)

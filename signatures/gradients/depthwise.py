@@ -17,6 +17,7 @@ of the runtimes: no more of the batch is folded into them than fits.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -52,8 +53,8 @@ def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward
         (gradient,) = gradients
         to_image = to_filters = None
         if operation.wanted[0]:
-            phases = form.image_gradient(gradient, flat, over)
-            to_image = _unrepeat(window.merge(phases, over), kernel[3])
+            to_image = form.image_gradient(gradient, flat, over)
+            to_image = _unrepeat(to_image, kernel[3])
         if operation.wanted[1]:
             to_filters = form.filter_gradient(padded, gradient, over)
             to_filters = tf.reshape(to_filters, kernel)
@@ -97,23 +98,17 @@ class _Kernel:
     @staticmethod
     def image_gradient(
         gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
-    ) -> dict:
-        """The phases of the image from the gradient [B, H', W', C]."""
+    ) -> tf.Tensor:
+        """[B, H, W, C] from the gradient [B, H', W', C]."""
         rows, columns = over.rows, over.columns
         channels = rule.static_shape(flat)[1]
+        if rows.stride == columns.stride == 1:
+            return _Kernel._whole_image_gradient(gradient, flat, over)
         phases = {}
         for a in rows.phases:
             for b in columns.phases:
                 down, across = rows.taps(a), columns.taps(b)
-                # Flipped by a choice of rows: tflite-runtime 2.14 computes a REVERSE_V2
-                # over two axes wrongly.
-                order = [
-                    i * columns.kernel + j for i in down[::-1] for j in across[::-1]
-                ]
-                chosen = tf.reshape(
-                    tf.gather(flat, order, axis=0),
-                    [len(down), len(across), channels, 1],
-                )
+                chosen = _flipped(flat, over, down, across)
                 edges = (rows.blocks - rows.out, columns.blocks - columns.out)
                 padded = window.resize_edges(
                     gradient,
@@ -121,7 +116,27 @@ class _Kernel:
                     (len(across) - 1, edges[1]),
                 )
                 phases[a, b] = tf.nn.depthwise_conv2d(padded, chosen, [1] * 4, "VALID")
-        return phases
+        return window.merge(phases, over)
+
+    @staticmethod
+    def _whole_image_gradient(
+        gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
+    ) -> tf.Tensor:
+        """The same where the stride is 1: no cell is computed that is then dropped."""
+        filters = _flipped(
+            flat, over, range(over.rows.kernel), range(over.columns.kernel)
+        )
+        edges = []
+        for axis in (over.rows, over.columns):
+            before = axis.kernel - 1 - axis.before
+            edges.append((before, axis.size - axis.out + axis.kernel - 1 - before))
+        if all(
+            axis.size == axis.out and before == (axis.kernel - 1) // 2
+            for axis, (before, _) in zip((over.rows, over.columns), edges)
+        ):  # The operator pads so by itself, without a copy.
+            return tf.nn.depthwise_conv2d(gradient, filters, [1] * 4, "SAME")
+        padded = window.resize_edges(gradient, *edges)
+        return tf.nn.depthwise_conv2d(padded, filters, [1] * 4, "VALID")
 
     @staticmethod
     def filter_gradient(
@@ -159,6 +174,20 @@ class _Kernel:
         return joined if len(found) == 1 else tf.gather(joined, back, axis=0)
 
 
+def _flipped(
+    flat: tf.Tensor, over: window.Window, down: Sequence[int], across: Sequence[int]
+) -> tf.Tensor:
+    """Taps of a filter [h * w, C], the last first: [len(down), len(across), C, 1].
+
+    Flipped by a choice of rows: tflite-runtime 2.14 computes a REVERSE_V2 over two axes
+    wrongly.
+    """
+    order = [i * over.columns.kernel + j for i in down[::-1] for j in across[::-1]]
+    channels = rule.static_shape(flat)[1]
+    chosen = tf.gather(flat, order, axis=0)
+    return tf.reshape(chosen, [len(down), len(across), channels, 1])
+
+
 def _fold(image: tf.Tensor) -> tf.Tensor:
     """[B, H, W, C] -> [1, H, W, B * C]."""
     batch, height, width, channels = rule.static_shape(image)
@@ -187,8 +216,8 @@ class _Sum:
     @staticmethod
     def image_gradient(
         gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
-    ) -> dict:
-        """The phases of the image from the gradient [B, H', W', C]."""
+    ) -> tf.Tensor:
+        """[B, H, W, C] from the gradient [B, H', W', C]."""
         rows, columns = over.rows, over.columns
         spread = window.spread(gradient, over)
         last = columns.reach - 1
@@ -208,7 +237,7 @@ class _Sum:
                     first = rows.reach - 1 - rows.place(i)[1]
                     lines.append(window.cut(line, (first, rows.blocks), (0, None)))
                 phases[a, b] = _sum(lines)
-        return phases
+        return window.merge(phases, over)
 
     @staticmethod
     def filter_gradient(
