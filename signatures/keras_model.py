@@ -109,7 +109,7 @@ class KerasTrainable(module.Module):
         values = self._values()
         drawn = {}
         if self._seeded:
-            step = self._optimizer.step.read_value()
+            step = self._optimizer.step
             drawn["generator"] = randomness.Generator(tensors["seed"], step)
         (loss, updated), gradients = self._differentiate(
             self._losses, values, *self._given(tensors), **drawn

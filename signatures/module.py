@@ -65,7 +65,7 @@ class Module(tf.Module):
     def specs(self) -> tuple[manifest.VariableSpec, ...]:
         """Every variable: weights, what steps update beside them, slots, the step."""
         return tuple(
-            manifest.VariableSpec(name, tuple(v.shape), v.dtype.name, role)
+            manifest.VariableSpec(name, _shape(role, v), v.dtype.name, role)
             for name, role, v in self._state
         )
 
@@ -78,7 +78,7 @@ class Module(tf.Module):
         """Sets the variables that `state` names."""
         for name, _, variable in self._state:
             if name in state:
-                variable.assign(state[name])
+                variable.assign(np.reshape(state[name], variable.shape))
 
     def functions(
         self, signatures: Sequence[manifest.SignatureSpec]
@@ -116,15 +116,27 @@ class Module(tf.Module):
         ).get_concrete_function()
 
     def _save(self, tensors):
-        values = {name: v.read_value() for name, _, v in self._state}
-        return {**values, "format_version": tensors["format_version"]}
+        return {**self._read(), "format_version": tensors["format_version"]}
 
     def _restore(self, tensors):
         """Takes what `_save` gave; of another version's tensors it counts none."""
-        for name, _, variable in self._state:
-            variable.assign(tensors[name])
+        self._assign(tensors)
         ours = tf.equal(tensors["format_version"], contract.FORMAT_VERSION)
         return {"restored": len(self._state) * tf.cast(ours, tf.int32)}
+
+    def _read(self) -> dict[str, tf.Tensor]:
+        """Every variable in the shape that `specs` tells."""
+        values = {name: v.read_value() for name, _, v in self._state}
+        for name, role, _ in self._state:
+            if role == manifest.STEP:
+                values[name] = optimizers.as_scalar(values[name])
+        return values
+
+    def _assign(self, values: Mapping[str, tf.Tensor]) -> None:
+        """Takes what `_read` gave."""
+        for name, role, variable in self._state:
+            value = values[name]
+            variable.assign(value[None] if role == manifest.STEP else value)
 
     def _values(self) -> list[tf.Tensor]:
         return [variable.read_value() for variable in self._weights.values()]
@@ -135,3 +147,8 @@ class Module(tf.Module):
     # How a function of the weights is emitted; `select.Select` leaves it to TensorFlow.
     _forward: Any = staticmethod(graph.forward)
     _differentiate: Any = staticmethod(graph.value_and_gradients)
+
+
+def _shape(role: str, variable: tf.Variable) -> tuple[int, ...]:
+    """Of what a variable holds: the step is a scalar, stored with an axis."""
+    return () if role == manifest.STEP else tuple(variable.shape)

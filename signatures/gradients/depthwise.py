@@ -101,7 +101,6 @@ class _Kernel:
     ) -> tf.Tensor:
         """[B, H, W, C] from the gradient [B, H', W', C]."""
         rows, columns = over.rows, over.columns
-        channels = rule.static_shape(flat)[1]
         if rows.stride == columns.stride == 1:
             return _Kernel._whole_image_gradient(gradient, flat, over)
         phases = {}
