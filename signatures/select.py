@@ -13,34 +13,33 @@ from typing import Any
 
 import tensorflow as tf
 
-
-def _forward(
-    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
-) -> Any:
-    return function(weights, *args)
-
-
-def _differentiate(
-    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
-) -> tuple[Any, list[tf.Tensor]]:
-    outputs = function(weights, *args)
-    loss = tf.nest.flatten(outputs)[0]
-    gradients = tf.gradients(
-        loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
-    return outputs, gradients
+from checkpoints import manifest
 
 
 class Select:
     """To be inherited before a `module.Module`: its file needs the Flex delegate."""
 
     ops = "select"
-    _forward = staticmethod(_forward)
-    _differentiate = staticmethod(_differentiate)
+    targets: tuple[str, ...] = (manifest.ANY,)  # The kernels are TensorFlow's.
     # Of the module.
     _state: list[tuple[str, str, tf.Variable]]
     _read: Any
     _assign: Any
+
+    def _forward(
+        self, function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+    ) -> Any:
+        return function(weights, *args)
+
+    def _differentiate(
+        self, function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+    ) -> tuple[Any, list[tf.Tensor]]:
+        outputs = function(weights, *args)
+        loss = tf.nest.flatten(outputs)[0]
+        gradients = tf.gradients(
+            loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return outputs, gradients
 
     def _saved_name(self, name: str) -> str:
         """The name of a variable in the checkpoint."""

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest
 
+from checkpoints import manifest
 from signatures.gradients import graph
 
 
@@ -128,10 +129,10 @@ class PruningTest(absltest.TestCase):
             y = tf.nn.depthwise_conv2d(x + weights[0], filters, strides, "SAME")
             return tf.reduce_sum(y**2)
 
-        for form in graph.FORMS:
+        for target in manifest.TARGETS:
             found = count(
                 lambda w, f, x: graph.value_and_gradients(
-                    loss, [w], f, x, depthwise=form
+                    loss, [w], f, x, target=target
                 ),
                 tf.TensorSpec([3]),
                 tf.TensorSpec([3, 3, 3, 1]),
