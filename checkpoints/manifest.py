@@ -29,6 +29,9 @@ PARAMETERS = (WEIGHT, STATE)  # What inference depends on.
 KERAS = "keras"  # The spec of what is no detector.
 KINDS = ("trainable", "inference")
 OPS = ("builtin", "select")
+# The runtimes that a trainable file's formulations are chosen for: it gives the same
+# numbers in every one, and is fast in these.
+ANY, TFLITE_RUNTIME = TARGETS = ("any", "tflite_runtime")
 # Forms of a detector's class heads. The first keeps the vendor's score, and tells
 # classes apart in a branch beside the network. In the second the vendor's own class
 # heads are as wide as there are classes, and their logits are the answer: what a
@@ -132,6 +135,8 @@ class Manifest:
       folds: Inference files: constants that are no weight, as expressions of weights;
         see `checkpoints.folds`. Left out of the file where there are none.
       heads: Form of the class heads, one of `HEADS`. Left out where it is the first.
+      target: Runtimes that a trainable file is fast in, one of `TARGETS`. Left out
+        where it is the first.
     """
 
     kind: str
@@ -160,6 +165,7 @@ class Manifest:
     heads: str = dataclasses.field(
         default=SCORE_AND_CLASSES, metadata=strict_json.OPTIONAL
     )
+    target: str = dataclasses.field(default=ANY, metadata=strict_json.OPTIONAL)
 
     def signature(self, key: str) -> SignatureSpec:
         """Returns the signature called `key`.
@@ -257,6 +263,8 @@ def _contradictions(manifest: Manifest) -> list[str]:
         faults.append(f"kind {manifest.kind!r}, none of {KINDS}")
     if manifest.ops not in OPS:
         faults.append(f"ops {manifest.ops!r}, none of {OPS}")
+    if manifest.target not in TARGETS:
+        faults.append(f"target {manifest.target!r}, none of {TARGETS}")
     if manifest.heads not in HEADS:
         faults.append(f"heads {manifest.heads!r}, none of {HEADS}")
     if min(manifest.input_size, manifest.batch_size, manifest.keypoints) < 0:

@@ -106,7 +106,14 @@ def patch_trainable(
             "The manifest must name the buffers that initialise variables. Received: "
             f"others for {stray[:20]}."
         )
-    pairs = [(v.buffer, tensors[v.name]) for v in manifest.variables]
+    stored = {tensor.buffer: tensor for g in file.subgraphs for tensor in g.tensors}
+    pairs = []
+    for variable in manifest.variables:
+        value = tensors[variable.name]
+        # The step, a scalar, is stored with an axis, which files of before have not.
+        if value.shape == () and stored[variable.buffer].shape == (1,):
+            value = value.reshape(1)
+        pairs.append((variable.buffer, value))
     return patch(file, _by_buffer(pairs))
 
 

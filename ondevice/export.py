@@ -10,6 +10,9 @@
     python -m ondevice.export --model=$M --checkpoint=$C --output=out/integer.tflite \\
         --kind=inference --method=reconvert --dtype=int8 --calibration=photos \\
         --calibration_frame=0.4:0.8 --force
+    python -m ondevice.export --model=$M --checkpoint=$C --output=out/quick.tflite \\
+        --method=reconvert --target=tflite_runtime
+        The same model, its training steps fast in tflite-runtime.
 
 --method=patch overwrites the weights' bytes and needs no tensorflow; for an inference
 file it fills inference.tflite, which ondevice.build wrote beside the model.
@@ -126,6 +129,14 @@ _MAX_LOSS = flags.DEFINE_float(
 _FORCE = flags.DEFINE_bool(
     "force", False, "Write the file whatever it has lost.", flag_values=FLAGS
 )
+_TARGET = flags.DEFINE_enum(
+    "target",
+    None,
+    ["any", "tflite_runtime"],
+    "The runtime that a reconverted trainable file is to be fast in, as --target of "
+    "ondevice.build. Default: the model's own.",
+    flag_values=FLAGS,
+)
 _TEMPLATE = flags.DEFINE_string(
     "template",
     None,
@@ -156,6 +167,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         labels_from=_LABELS_FROM.value,
         max_loss=_MAX_LOSS.value,
         force=_FORCE.value,
+        target=_TARGET.value,
     )
     return exporting.export(config)
 

@@ -59,6 +59,7 @@ class ExportConfig:
     labels_from: str | None = None
     max_loss: float = 0.01
     force: bool = False
+    target: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype != "float32" and (self.kind, self.method) != (
@@ -67,6 +68,15 @@ class ExportConfig:
         ):
             raise commands.UsageError(
                 f"--dtype={self.dtype} must go with --kind=inference "
+                f"--method=reconvert. Received: --kind={self.kind} "
+                f"--method={self.method}."
+            )
+        if self.target is not None and (self.kind, self.method) != (
+            "trainable",
+            "reconvert",
+        ):
+            raise commands.UsageError(
+                f"--target={self.target} must go with --kind=trainable "
                 f"--method=reconvert. Received: --kind={self.kind} "
                 f"--method={self.method}."
             )
@@ -148,7 +158,12 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
         logging.info("Converting; this takes as long as a build does.")
         data = reconvert.reconvert(
-            source.manifest, state, source.template, config.kind, precision
+            source.manifest,
+            state,
+            source.template,
+            config.kind,
+            precision,
+            config.target,
         )
     else:
         data = source.patched(state, config.kind)

@@ -45,6 +45,8 @@ class Recipe:
       ops: `builtin` or `select`.
       source: {"name", "sha256"} of the vendor's file.
       heads: Form of the class heads, one of `manifest.HEADS`.
+      target: The runtimes that the trainable file is to be fast in, one of
+        `manifest.TARGETS`.
     """
 
     spec: specs.DetectorSpec
@@ -56,6 +58,7 @@ class Recipe:
     ops: str
     source: Mapping[str, str]
     heads: str = manifests.SCORE_AND_CLASSES
+    target: str = manifests.ANY
 
     @functools.cached_property
     def layers(self) -> tuple[topology.Layer, ...]:
@@ -179,6 +182,7 @@ def recipe_of(manifest: manifests.Manifest) -> Recipe:
         ops=manifest.ops,
         source=manifest.source,
         heads=manifest.heads,
+        target=manifest.target,
     )
 
 
@@ -251,6 +255,7 @@ def make_trainable(
         census=tflite_file.parse(data).census(),
         versions=convert.versions(),
         heads=recipe.heads,
+        target=recipe.target,
     )
     return convert.embed(data, manifest), manifest
 
@@ -318,6 +323,7 @@ def _module(
         trunk,
         recipe.rates,
         recipe.class_weights,
+        recipe.target,
     )
 
 

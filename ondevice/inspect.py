@@ -92,6 +92,8 @@ def table(found: dict[str, Any]) -> str:
     own = found["manifest"]
     described = own and f"{own.kind} of {own.spec}, classes {', '.join(own.classes)}"
     lines.append(f"manifest   {described or 'none'}")
+    if own and own.kind == "trainable":
+        lines.append(f"target     {own.target}")
     for name, verdict in found["runtimes"].items():
         answer = "runs" if verdict.runs else f"fails: {verdict.error}"
         lines.append(f"runtime    {name:<16}{answer}")

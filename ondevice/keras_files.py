@@ -45,6 +45,7 @@ def described(
         fingerprint=manifests.fingerprint(manifests.KERAS, (), module.specs, frozen),
         census={},
         versions=dict(versions),
+        target=module.target,
     )
 
 

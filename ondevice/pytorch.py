@@ -91,6 +91,13 @@ _BATCH_SIZE = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
+_TARGET = flags.DEFINE_enum(
+    "target",
+    "any",
+    ["any", "tflite_runtime"],
+    "The runtime that model.tflite is to be fast in, as of ondevice.build (import).",
+    flag_values=FLAGS,
+)
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Where to write (import).", flag_values=FLAGS
 )
@@ -187,6 +194,7 @@ def bring_back(
     optimizer: str = "adam",
     batch_size: int = 8,
     photographs: pathlib.Path | None = None,
+    target: str = "any",
 ) -> dict[str, Any]:
     """Makes the files of a state dict: a trainable .tflite and a frozen one.
 
@@ -199,6 +207,7 @@ def bring_back(
       optimizer: Its name.
       batch_size: Images in a training step.
       photographs: A folder to compare on, or None for the sample of matplotlib.
+      target: As of `ondevice.build`.
 
     Returns:
       What the command prints; `verified` says whether every check holds, and the files
@@ -230,6 +239,7 @@ def bring_back(
         ops="builtin",
         source={"name": ported.source.name, "sha256": ported.source.sha256},
         heads=manifests.PLAIN,
+        target=target,
     )
     trained = recipe.trained  # a wrong --trainable shows here, before the work
     content = pathlib.Path(state_dict).read_bytes()
@@ -323,6 +333,7 @@ def _import() -> dict[str, Any]:
         _OPTIMIZER.value,
         _BATCH_SIZE.value,
         _photographs(),
+        _TARGET.value,
     )
 
 
@@ -346,6 +357,7 @@ _COMMANDS: dict[str, tuple[Callable[[], dict[str, Any]], tuple[str, ...]]] = {
             "trainable",
             "optimizer",
             "batch_size",
+            "target",
             "output_dir",
         ),
     ),

@@ -6,6 +6,7 @@ checkpoint into the TensorFlow model, and that is converted anew.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -30,6 +31,7 @@ def reconvert(
     template: Template,
     kind: str,
     precision: precisions.Precision = precisions.FLOAT32,
+    target: str | None = None,
 ) -> bytes:
     """Converts a model anew.
 
@@ -39,6 +41,7 @@ def reconvert(
       template: Called only where a weight of the network is not among the variables.
       kind: `trainable` or `inference`.
       precision: Of an inference file's weights and activations.
+      target: The runtimes that a trainable file is to be fast in; None: the old one's.
 
     Returns:
       The file, its manifest embedded; the fingerprint is the old one.
@@ -50,6 +53,7 @@ def reconvert(
       ConversionError: If the converter refuses.
     """
     recipe = fresh.recipe_of(manifest)
+    recipe = dataclasses.replace(recipe, target=target or recipe.target)
     shapes = topology.variables(recipe.layers)
     frozen = {name: shape for name, shape in shapes.items() if name not in state}
     values = {name: state[name] for name in shapes if name in state}

@@ -63,6 +63,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         "Trained": f"{report['trainable']}: {report['parameters']:,} parameters in "
         f"{report['variables']} variables, slots and step included",
         "Optimizer": report["optimizer"],
+        "Fast in": report["target"],
         "Memory": f"{needs.told(report['memory'])}; runtimes take somewhat more",
         "Versions": ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
         "Seconds": f"{report['seconds']:.0f}",

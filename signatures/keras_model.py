@@ -41,6 +41,7 @@ class KerasTrainable(module.Module):
         batch_size: int,
         targets: Any = None,
         infer_batch_size: int = 1,
+        target: str = manifest.ANY,
     ) -> None:
         """Takes a model's weights over; see `trainable.of_keras`."""
         if min(batch_size, infer_batch_size) < 1:
@@ -60,7 +61,9 @@ class KerasTrainable(module.Module):
         place = len(trained) + len(plan.inputs) + len(plan.targets)
         self._weighted = list(program.bound)[place] in read
         updated = sorted(program.outputs[1])
-        super().__init__(weights, trained, settings, updated=updated)
+        super().__init__(
+            weights, trained, settings, updated=updated, target=target
+        )
         self._settings = settings
 
     @property
@@ -109,7 +112,7 @@ class KerasTrainable(module.Module):
         values = self._values()
         drawn = {}
         if self._seeded:
-            step = self._optimizer.step.read_value()
+            step = self._optimizer.step
             drawn["generator"] = randomness.Generator(tensors["seed"], step)
         (loss, updated), gradients = self._differentiate(
             self._losses, values, *self._given(tensors), **drawn

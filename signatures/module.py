@@ -11,7 +11,7 @@ the file: TensorFlow allows no slash in a signature's names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,12 @@ class Module(tf.Module):
     Attributes:
       ops: `builtin`, or `select` where `select.Select` is inherited: the operators that
         its file needs.
+      targets: What `target` may be.
+      target: The runtimes that its file is fast in.
     """
 
     ops = "builtin"
+    targets: tuple[str, ...] = manifest.TARGETS
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Module(tf.Module):
         settings: optimizers.Settings,
         rates: Mapping[str, float] | None = None,
         updated: Sequence[str] = (),
+        target: str = manifest.ANY,
     ) -> None:
         """Takes the weights over: those that change become variables, others constants.
 
@@ -48,8 +52,19 @@ class Module(tf.Module):
           settings: The optimizer.
           rates: Of the trained weights, as `optimizers.Optimizer` takes them.
           updated: Names of those that a step updates without a gradient: statistics.
+          target: The runtimes that the file is to be fast in, one of
+            `manifest.TARGETS`.
+
+        Raises:
+          ValueError: If there is no such target.
         """
         super().__init__()
+        if target not in self.targets:
+            raise ValueError(
+                f"With ops={self.ops!r} target must be one of "
+                f"{', '.join(self.targets)}. Received: {target!r}."
+            )
+        self.target = target
         changing = {*trained, *updated}
         self._frozen = {n: w for n, w in weights.items() if n not in changing}
         self._weights = {n: tf.Variable(weights[n], name=n) for n in trained}
@@ -65,7 +80,7 @@ class Module(tf.Module):
     def specs(self) -> tuple[manifest.VariableSpec, ...]:
         """Every variable: weights, what steps update beside them, slots, the step."""
         return tuple(
-            manifest.VariableSpec(name, tuple(v.shape), v.dtype.name, role)
+            manifest.VariableSpec(name, _shape(role, v), v.dtype.name, role)
             for name, role, v in self._state
         )
 
@@ -78,7 +93,7 @@ class Module(tf.Module):
         """Sets the variables that `state` names."""
         for name, _, variable in self._state:
             if name in state:
-                variable.assign(state[name])
+                variable.assign(np.reshape(state[name], variable.shape))
 
     def functions(
         self, signatures: Sequence[manifest.SignatureSpec]
@@ -116,15 +131,27 @@ class Module(tf.Module):
         ).get_concrete_function()
 
     def _save(self, tensors):
-        values = {name: v.read_value() for name, _, v in self._state}
-        return {**values, "format_version": tensors["format_version"]}
+        return {**self._read(), "format_version": tensors["format_version"]}
 
     def _restore(self, tensors):
         """Takes what `_save` gave; of another version's tensors it counts none."""
-        for name, _, variable in self._state:
-            variable.assign(tensors[name])
+        self._assign(tensors)
         ours = tf.equal(tensors["format_version"], contract.FORMAT_VERSION)
         return {"restored": len(self._state) * tf.cast(ours, tf.int32)}
+
+    def _read(self) -> dict[str, tf.Tensor]:
+        """Every variable in the shape that `specs` tells."""
+        values = {name: v.read_value() for name, _, v in self._state}
+        for name, role, _ in self._state:
+            if role == manifest.STEP:
+                values[name] = optimizers.as_scalar(values[name])
+        return values
+
+    def _assign(self, values: Mapping[str, tf.Tensor]) -> None:
+        """Takes what `_read` gave."""
+        for name, role, variable in self._state:
+            value = values[name]
+            variable.assign(value[None] if role == manifest.STEP else value)
 
     def _values(self) -> list[tf.Tensor]:
         return [variable.read_value() for variable in self._weights.values()]
@@ -133,5 +160,24 @@ class Module(tf.Module):
         return {name: tf.constant(value) for name, value in self._frozen.items()}
 
     # How a function of the weights is emitted; `select.Select` leaves it to TensorFlow.
-    _forward: Any = staticmethod(graph.forward)
-    _differentiate: Any = staticmethod(graph.value_and_gradients)
+
+    def _forward(
+        self, function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+    ) -> Any:
+        return graph.forward(function, weights, *args, target=self.target)
+
+    def _differentiate(
+        self,
+        function: Callable[..., Any],
+        weights: Sequence[tf.Tensor],
+        *args: Any,
+        **options: Any,
+    ) -> tuple[Any, list[tf.Tensor]]:
+        return graph.value_and_gradients(
+            function, weights, *args, target=self.target, **options
+        )
+
+
+def _shape(role: str, variable: tf.Variable) -> tuple[int, ...]:
+    """Of what a variable holds: the step is a scalar, stored with an axis."""
+    return () if role == manifest.STEP else tuple(variable.shape)

@@ -114,6 +114,11 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.sqrt(total)
 
 
+def as_scalar(one: tf.Tensor) -> tf.Tensor:
+    """[1] -> []; not by a RESHAPE, whose result would have no shape before it runs."""
+    return tf.reduce_sum(one, axis=0)
+
+
 class Optimizer(tf.Module):
     """Owns the slots and the step, and moves the weights."""
 
@@ -152,7 +157,10 @@ class Optimizer(tf.Module):
             ]
             for name, weight in weights.items()
         }
-        self.step = tf.Variable(0, dtype=tf.int32, name=STEP)
+        # A scalar, stored with an axis: what a variable without axes is read into has
+        # no shape before it is read, and of a graph with such a tensor tflite-runtime
+        # 2.14 delegates nothing, nor of any graph behind it in the file.
+        self._step = tf.Variable([0], dtype=tf.int32, name=STEP)
 
     def state(self) -> list[tuple[str, str, tf.Variable]]:
         """(name, role, variable) of every slot, and of the step last."""
@@ -161,7 +169,12 @@ class Optimizer(tf.Module):
             for name, variables in self.slots.items()
             for slot, variable in zip(self._rule.slots, variables)
         ]
-        return [*slots, (STEP, manifest.STEP, self.step)]
+        return [*slots, (STEP, manifest.STEP, self._step)]
+
+    @property
+    def step(self) -> tf.Tensor:
+        """Steps taken so far, a scalar int32."""
+        return as_scalar(self._step.read_value())
 
     def apply(
         self,
@@ -187,7 +200,7 @@ class Optimizer(tf.Module):
             limit = self._settings.clip_norm
             shrink = limit / tf.maximum(norm, limit)
             gradients = [gradient * shrink for gradient in gradients]
-        step = self.step.read_value() + 1
+        step = self.step + 1
         t = tf.cast(step, tf.float32)
         moved = names or tuple(self._weights)
         for name, value, gradient in zip(moved, values, gradients, strict=True):
@@ -200,5 +213,5 @@ class Optimizer(tf.Module):
             self._weights[name].assign(value)
             for slot, updated in zip(self.slots[name], slots):
                 slot.assign(updated)
-        self.step.assign(step)
+        self._step.assign(tf.reshape(step, [1]))
         return norm

@@ -13,31 +13,33 @@ from typing import Any
 
 import tensorflow as tf
 
-
-def _forward(
-    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
-) -> Any:
-    return function(weights, *args)
-
-
-def _differentiate(
-    function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
-) -> tuple[Any, list[tf.Tensor]]:
-    outputs = function(weights, *args)
-    loss = tf.nest.flatten(outputs)[0]
-    gradients = tf.gradients(
-        loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
-    return outputs, gradients
+from checkpoints import manifest
 
 
 class Select:
     """To be inherited before a `module.Module`: its file needs the Flex delegate."""
 
     ops = "select"
-    _forward = staticmethod(_forward)
-    _differentiate = staticmethod(_differentiate)
-    _state: list[tuple[str, str, tf.Variable]]  # Of the module.
+    targets: tuple[str, ...] = (manifest.ANY,)  # The kernels are TensorFlow's.
+    # Of the module.
+    _state: list[tuple[str, str, tf.Variable]]
+    _read: Any
+    _assign: Any
+
+    def _forward(
+        self, function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+    ) -> Any:
+        return function(weights, *args)
+
+    def _differentiate(
+        self, function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+    ) -> tuple[Any, list[tf.Tensor]]:
+        outputs = function(weights, *args)
+        loss = tf.nest.flatten(outputs)[0]
+        gradients = tf.gradients(
+            loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return outputs, gradients
 
     def _saved_name(self, name: str) -> str:
         """The name of a variable in the checkpoint."""
@@ -48,21 +50,20 @@ class Select:
         tf.raw_ops.Save(
             filename=path,
             tensor_names=[self._saved_name(name) for name, _, _ in self._state],
-            data=[variable.read_value() for _, _, variable in self._state],
+            data=list(self._read().values()),
         )
         return {"checkpoint_path": path}
 
     def _restore(self, tensors):
         """Reads everything, then assigns: a checkpoint is taken whole or not at all."""
         path = tensors["checkpoint_path"]
-        restored = [
-            tf.raw_ops.Restore(
+        restored = {
+            name: tf.raw_ops.Restore(
                 file_pattern=path,
                 tensor_name=self._saved_name(name),
                 dt=variable.dtype,
             )
             for name, _, variable in self._state
-        ]
-        for value, (_, _, variable) in zip(restored, self._state):
-            variable.assign(value)
+        }
+        self._assign(restored)
         return {"restored": tf.constant(len(self._state), tf.int32)}

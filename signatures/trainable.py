@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from checkpoints import manifest
 from signatures import contract, keras_model, losses, module, optimizers
 from signatures import samples, select, stateless
 
@@ -33,6 +34,7 @@ def of_keras(
     targets: Any = None,
     infer_batch_size: int = 1,
     ops: str = "builtin",
+    target: str = manifest.ANY,
 ) -> keras_model.KerasTrainable:
     """Makes any Keras model trainable; `ondevice.convert.write` makes its files.
 
@@ -55,6 +57,8 @@ def of_keras(
       infer_batch_size: Samples in a call of `infer`.
       ops: `builtin`, or `select` for the official recipe, which needs the Flex delegate
         and tensorflow < 2.20.
+      target: The runtime that the file is to be fast in: `any`, or `tflite_runtime`,
+        whose kernels want other operators. It gives the same numbers in all of them.
 
     Returns:
       The module.
@@ -69,7 +73,9 @@ def of_keras(
     kinds = {k.ops: k for k in (keras_model.KerasTrainable, keras_model.SelectKeras)}
     if ops not in kinds:
         raise ValueError(f"ops must be one of {', '.join(kinds)}. Received: {ops!r}.")
-    return kinds[ops](model, loss, optimizer, batch_size, targets, infer_batch_size)
+    return kinds[ops](
+        model, loss, optimizer, batch_size, targets, infer_batch_size, target
+    )
 
 
 class Trainable(module.Module):
@@ -86,6 +92,7 @@ class Trainable(module.Module):
         trunk: stateless.Stateless | None = None,
         rates: Mapping[str, float] | None = None,
         class_weights: Sequence[str] = (),
+        target: str = manifest.ANY,
     ) -> None:
         """Takes the weights over: trained ones become variables, the rest constants.
 
@@ -100,9 +107,11 @@ class Trainable(module.Module):
           trunk: From the image to a list of features.
           rates: Of the trained weights, as `optimizers.Optimizer` takes them.
           class_weights: Those of the trained weights that `train_classes` trains.
+          target: As `module.Module` takes it.
 
         Raises:
-          ValueError: If nothing is trained, or a trained weight is not the network's.
+          ValueError: If nothing is trained, a trained weight is not the network's, or
+            there is no such target.
         """
         below: frozenset[str] = trunk.names if trunk else frozenset()
         strangers = sorted(set(trained) - network.names - below)
@@ -111,7 +120,7 @@ class Trainable(module.Module):
                 "At least one weight must be trained, and each must be the network's. "
                 f"Received: {len(trained)} to train, of them unknown: {strangers}."
             )
-        super().__init__(weights, trained, settings, rates)
+        super().__init__(weights, trained, settings, rates, target=target)
         self._network, self._trunk = network, trunk
         self._frozen_trunk = trunk is not None and not below & set(trained)
         self._class_weights = tuple(class_weights)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from checkpoints import manifest
 from signatures.gradients import graph
 
 # Two float64 computations of some hundred products in different order.
@@ -23,7 +24,7 @@ def check(
     tolerance: float = EXACT,
     tape: bool = True,
     differences: bool = True,
-    depthwise: str = "kernel",
+    target: str = manifest.ANY,
 ) -> None:
     """Asserts that all gradients of a function are right.
 
@@ -35,7 +36,7 @@ def check(
       tolerance: Largest error allowed, relative to the largest element.
       tape: Whether TensorFlow has a gradient to compare with.
       differences: Whether the function is smooth around the inputs.
-      depthwise: Passed on.
+      target: Passed on.
     """
     rng = np.random.default_rng(7)
     tensors = [tf.constant(x, tf.float64) for x in inputs]
@@ -48,7 +49,7 @@ def check(
 
     @tf.function(autograph=False)
     def ours(*arguments):
-        return graph.value_and_gradients(loss, arguments, depthwise=depthwise)
+        return graph.value_and_gradients(loss, arguments, target=target)
 
     value, gradients = ours(*tensors)
     np.testing.assert_allclose(value, loss(tensors), rtol=1e-5, atol=1e-5)

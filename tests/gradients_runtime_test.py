@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
+from checkpoints import manifest
 from signatures.gradients import graph
 from tests import builtin_files
 from tests.gradient_checks import noise
@@ -206,20 +207,22 @@ CASES: dict = {
     "products": (products, (4, 3), (3, 5), (6, 5, 4)),
     "products_of_batches": (products, (2, 4, 3), (2, 3, 5), (3, 1, 5, 4)),
 }
-SUMS = tuple(key for key in CASES if key.startswith("depthwise"))
+# What has other operators with --target=tflite_runtime.
+TARGETED = tuple(key for key in CASES if key.startswith("depthwise"))
+PREFIX = "targeted_"
 
 
-def gradients(function, form, *inputs):
+def gradients(function, target, *inputs):
     loss, found = graph.value_and_gradients(
-        lambda w: tf.reduce_sum(tf.square(function(*w) + 0.5)), inputs, depthwise=form
+        lambda w: tf.reduce_sum(tf.square(function(*w) + 0.5)), inputs, target=target
     )
     return {"loss": loss, **{f"gradient_{i}": g for i, g in enumerate(found)}}
 
 
-def signature(function, form, shapes):
+def signature(function, target, shapes):
     specs = [tf.TensorSpec(shape, name=f"x{i}") for i, shape in enumerate(shapes)]
     return tf.function(
-        functools.partial(gradients, function, form),
+        functools.partial(gradients, function, target),
         input_signature=specs,
         autograph=False,
     )
@@ -241,12 +244,13 @@ class RuntimeTest(parameterized.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         functions = {
-            key: signature(function, "kernel", shapes)
+            key: signature(function, manifest.ANY, shapes)
             for key, (function, *shapes) in CASES.items()
         }
-        for key in SUMS:
+        for key in TARGETED:
             function, *shapes = CASES[key]
-            functions[f"sum_{key}"] = signature(function, "sum", shapes)
+            targeted = signature(function, manifest.TFLITE_RUNTIME, shapes)
+            functions[PREFIX + key] = targeted
         cls.content = builtin_files.convert(functions)
 
     def test_operators_are_builtin_and_shapes_static(self):
@@ -256,11 +260,11 @@ class RuntimeTest(parameterized.TestCase):
 
     @parameterized.parameters(*builtin_files.INTERPRETERS)
     def test_gradients_are_those_of_tensorflow(self, runtime):
-        keys = [*CASES, *(f"sum_{key}" for key in SUMS)]
-        inputs = {key: inputs_of(CASES[key.removeprefix("sum_")][1:]) for key in keys}
+        keys = [*CASES, *(PREFIX + key for key in TARGETED)]
+        inputs = {key: inputs_of(CASES[key.removeprefix(PREFIX)][1:]) for key in keys}
         results = builtin_files.run(self.content, runtime, inputs)
         for key in keys:
-            function = CASES[key.removeprefix("sum_")][0]
+            function = CASES[key.removeprefix(PREFIX)][0]
             tensors = [tf.constant(x) for x in inputs[key].values()]
             with tf.GradientTape() as tape:
                 tape.watch(tensors)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest
 
+from checkpoints import manifest
 from signatures.gradients import graph
 
 
@@ -128,16 +129,29 @@ class PruningTest(absltest.TestCase):
             y = tf.nn.depthwise_conv2d(x + weights[0], filters, strides, "SAME")
             return tf.reduce_sum(y**2)
 
-        for form in graph.FORMS:
+        for target in manifest.TARGETS:
             found = count(
                 lambda w, f, x: graph.value_and_gradients(
-                    loss, [w], f, x, depthwise=form
+                    loss, [w], f, x, target=target
                 ),
                 tf.TensorSpec([3]),
                 tf.TensorSpec([3, 3, 3, 1]),
                 IMAGE,
             )
             self.assertEqual(found["DepthwiseConv2dNative"], 2)
+
+    def test_a_depthwise_image_gradient_that_keeps_the_size_is_one_operator(self):
+        def loss(weights, filters):
+            y = tf.nn.depthwise_conv2d(weights[0], filters, [1] * 4, "SAME")
+            return tf.reduce_sum(y**2)
+
+        found = count(
+            lambda x, f: graph.value_and_gradients(loss, [x], f),
+            tf.TensorSpec([2, 6, 6, 3]),
+            tf.TensorSpec([5, 5, 3, 1]),
+        )
+        self.assertEqual(found["DepthwiseConv2dNative"], 2)
+        self.assertEqual(found["Pad"] + found["PadV2"] + found["Slice"], 0)
 
     def test_a_loss_that_no_weight_changes_may_be_anything(self):
         _, (gradient,) = run(lambda w, x: tf.math.erf(x), [2.0], tf.constant(0.5))

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
-from signatures.gradients import graph, resize, trace
+from checkpoints import manifest
+from signatures.gradients import graph, resize, shifted, trace
 from tests import gradient_checks
 from tests.gradient_checks import check, noise
 
@@ -187,26 +188,26 @@ class ConvolutionTest(parameterized.TestCase):
             ((2, 8, 8, 2), (2, 2, 2, 2), 3, "VALID"),
             ((2, 4, 4, 3), (1, 1, 3, 2), 1, "SAME"),
         ),
-        form=graph.FORMS,
+        target=manifest.TARGETS,
     )
-    def test_depthwise(self, case, form):
+    def test_depthwise(self, case, target):
         image, filters, stride, padding = case
         check(
             lambda x, w: tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], padding),
             noise(*image),
             noise(*filters),
-            depthwise=form,
+            target=target,
         )
 
     def test_explicitly_padded_and_dilated_depthwise(self):
-        for form in graph.FORMS:
+        for target in manifest.TARGETS:
             check(
                 lambda x, w: tf.nn.depthwise_conv2d(
                     x, w, [1] * 4, [[0, 0], [2, 0], [1, 3], [0, 0]]
                 ),
                 noise(1, 5, 5, 2),
                 noise(3, 3, 2, 1),
-                depthwise=form,
+                target=target,
             )
         check(
             lambda x, w: tf.nn.depthwise_conv2d(x, w, [1] * 4, "SAME", None, [2, 2]),
@@ -214,9 +215,26 @@ class ConvolutionTest(parameterized.TestCase):
             noise(3, 3, 2, 1),
         )
 
-    def test_unknown_form_is_refused(self):
-        with self.assertRaisesRegex(ValueError, "'kernel', 'sum'.*Received: 'fast'"):
-            check(lambda x: x, noise(1), depthwise="fast")
+    # image, filters, stride
+    @parameterized.parameters(
+        ((3, 7, 5, 2), (5, 3, 2, 1), 1),  # parts of a sample
+        ((5, 8, 6, 2), (5, 5, 2, 1), 2),
+        ((5, 3, 3, 2), (3, 3, 2, 1), 1),  # two samples at a time
+    )
+    def test_depthwise_band_by_band(self, image, filters, stride):
+        with mock.patch.object(shifted, "_BAND", 40):
+            check(
+                lambda x, w: tf.nn.depthwise_conv2d(
+                    x, w, [1, stride, stride, 1], "SAME"
+                ),
+                noise(*image),
+                noise(*filters),
+                target=manifest.TFLITE_RUNTIME,
+            )
+
+    def test_unknown_target_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "any, tflite_runtime.*Rec.*'fast'"):
+            check(lambda x: x, noise(1), target="fast")
 
 
 class PoolingTest(parameterized.TestCase):

@@ -59,6 +59,7 @@ class InspectTest(parameterized.TestCase):
         self.assertRegex(done.stderr, r"memory     .*train 0\.0 MB.*, file 0\.0 MB")
         self.assertRegex(done.stderr, r"input  image +float32 \[1,4,4,3\]")
         self.assertRegex(done.stderr, "manifest   trainable of tiny, classes a, b")
+        self.assertRegex(done.stderr, "target     any")
 
     def test_vendor_file(self):
         path = str(shared_data.shared("models", "face_detection_front.tflite"))

@@ -57,6 +57,12 @@ class JsonTest(parameterized.TestCase):
         with self.assertRaisesRegex(manifest.ManifestError, "heads 'curly', none of"):
             manifest.from_json(text.replace("plain", "curly"))
 
+    def test_the_target_is_told_where_it_is_not_any(self):
+        self.assertNotIn('"target"', manifest.to_json(example()))
+        text = manifest.to_json(example(target=manifest.TFLITE_RUNTIME))
+        self.assertIn('"target":"tflite_runtime"', text)
+        self.assertEqual(manifest.from_json(text).target, manifest.TFLITE_RUNTIME)
+
     def test_whole_numbers_serve_as_floats(self):
         text = manifest.to_json(example(input_range=(-1, 1)))
         low = manifest.from_json(text).input_range[0]
@@ -87,6 +93,7 @@ class JsonTest(parameterized.TestCase):
         ("version", {"version": 2}, "version 2"),
         ("kind", {"kind": "other"}, "kind 'other'"),
         ("ops", {"ops": "flex"}, "ops 'flex'"),
+        ("target", {"target": "phone"}, "target 'phone'"),
         ("classes_twice", {"classes": ("a", "a")}, "classes with one name twice"),
         (
             "role",

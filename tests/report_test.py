@@ -22,6 +22,7 @@ REPORT = {
     "parameters": 1234567,
     "variables": 5,
     "optimizer": "adam",
+    "target": "tflite_runtime",
     "versions": {"numpy": "1.26"},
     "seconds": 61.4,
     "seconds_to_convert": 30.0,

@@ -30,11 +30,8 @@ _FAST = 0.1
 class _Reversed(keras_model.KerasTrainable):
     """Its gradients pass through REVERSE_V2."""
 
-    @staticmethod
-    def _differentiate(function, weights, *args, **options):
-        found, gradients = keras_model.KerasTrainable._differentiate(
-            function, weights, *args, **options
-        )
+    def _differentiate(self, function, weights, *args, **options):
+        found, gradients = super()._differentiate(function, weights, *args, **options)
         return found, [subject.turned_over(gradient) for gradient in gradients]
 
 

@@ -27,9 +27,8 @@ _SHARE = 0.8
 class _Reversed(trainable.Trainable):
     """Its gradients pass through REVERSE_V2."""
 
-    @staticmethod
-    def _differentiate(function, weights, *args):
-        found, gradients = trainable.Trainable._differentiate(function, weights, *args)
+    def _differentiate(self, function, weights, *args, **options):
+        found, gradients = super()._differentiate(function, weights, *args, **options)
         return found, [subject.turned_over(gradient) for gradient in gradients]
 
 

@@ -1,14 +1,10 @@
-"""DepthwiseConv2dNative in two forms, of which each suits some runtimes.
+"""DepthwiseConv2dNative, both gradients as depthwise convolutions or as `shifted` ones.
 
-"kernel" makes both gradients depthwise convolutions. That of the image convolves the
-gradient of the output with the flipped filter, phase by phase where the window is
-strided; that of the filter convolves the image with the gradient of the output as the
-filter, the batch folded into the channels. The operator is never delegated, as its
-filter is not a constant; still a step of a network like palm lite takes 57 ms so and 90
-ms by sums on ai-edge-litert 2.3, but 320 and 100 ms on tflite-runtime 2.14, where its
-kernel is scalar (192x192, batch 1, one thread of an AVX-512 machine).
-
-"sum" makes everything a sum of shifted products.
+That of the image convolves the gradient of the output with the flipped filter, phase by
+phase where the window is strided; that of the filter convolves the image with the
+gradient of the output as the filter, the batch folded into the channels. The operator
+is never delegated, as its filter is not a constant, and in tflite-runtime 2.14 its
+kernel is scalar: with that target everything is a sum of shifted products.
 
 TFLite's kernel never ends where there are more channels than its buffer holds, in any
 of the runtimes: no more of the batch is folded into them than fits.
@@ -17,10 +13,12 @@ of the runtimes: no more of the batch is folded into them than fits.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from signatures.gradients import rule, window
+from checkpoints import manifest
+from signatures.gradients import rule, shifted, window
 
 # kAccBufferMaxSize of tensorflow/lite/kernels/internal/optimized/depthwiseconv_float.h.
 _MOST_CHANNELS = 4832
@@ -40,22 +38,31 @@ def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward
     rows, columns = over.rows, over.columns
     plain = rows.dilation == columns.dilation == 1
     # Every runtime delegates a depthwise convolution whose filter is a constant.
-    kernel_form = operation.depthwise == "kernel" or not operation.wanted[1]
-    narrow = kernel[2] * kernel[3] <= _MOST_CHANNELS or not operation.wanted[1]
-    form = _Kernel if plain and kernel_form and narrow else _Sum
+    quick = operation.target == manifest.ANY
+    narrow = kernel[2] * kernel[3] <= _MOST_CHANNELS
+    shifts = not plain or operation.wanted[1] and not (quick and narrow)
     flat = tf.reshape(filters, [kernel[0] * kernel[1], kernel[2] * kernel[3]])
-    padded = window.pad(_repeat(image, kernel[3]), over)
+    repeated = _repeat(image, kernel[3])
+    padded = window.pad(repeated, over)
     if operation.wanted[1]:
-        result = form.convolve(padded, flat, over)
+        convolve = shifted.convolve if shifts else _Kernel.convolve
+        result = convolve(padded, flat, over)
 
     def backward(gradients):
         (gradient,) = gradients
         to_image = to_filters = None
+        if shifts:
+            to_image, to_filters = shifted.gradients(
+                repeated, gradient, flat, over, operation.wanted
+            )
+        else:
+            if operation.wanted[0]:
+                to_image = _Kernel.image_gradient(gradient, flat, over)
+            if operation.wanted[1]:
+                to_filters = _Kernel.filter_gradient(padded, gradient, over)
         if operation.wanted[0]:
-            phases = form.image_gradient(gradient, flat, over)
-            to_image = _unrepeat(window.merge(phases, over), kernel[3])
+            to_image = _unrepeat(to_image, kernel[3])
         if operation.wanted[1]:
-            to_filters = form.filter_gradient(padded, gradient, over)
             to_filters = tf.reshape(to_filters, kernel)
         return to_image, to_filters
 
@@ -97,23 +104,16 @@ class _Kernel:
     @staticmethod
     def image_gradient(
         gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
-    ) -> dict:
-        """The phases of the image from the gradient [B, H', W', C]."""
+    ) -> tf.Tensor:
+        """[B, H, W, C] from the gradient [B, H', W', C]."""
         rows, columns = over.rows, over.columns
-        channels = rule.static_shape(flat)[1]
+        if rows.stride == columns.stride == 1:
+            return _Kernel._whole_image_gradient(gradient, flat, over)
         phases = {}
         for a in rows.phases:
             for b in columns.phases:
                 down, across = rows.taps(a), columns.taps(b)
-                # Flipped by a choice of rows: tflite-runtime 2.14 computes a REVERSE_V2
-                # over two axes wrongly.
-                order = [
-                    i * columns.kernel + j for i in down[::-1] for j in across[::-1]
-                ]
-                chosen = tf.reshape(
-                    tf.gather(flat, order, axis=0),
-                    [len(down), len(across), channels, 1],
-                )
+                chosen = _flipped(flat, over, down, across)
                 edges = (rows.blocks - rows.out, columns.blocks - columns.out)
                 padded = window.resize_edges(
                     gradient,
@@ -121,7 +121,27 @@ class _Kernel:
                     (len(across) - 1, edges[1]),
                 )
                 phases[a, b] = tf.nn.depthwise_conv2d(padded, chosen, [1] * 4, "VALID")
-        return phases
+        return window.merge(phases, over)
+
+    @staticmethod
+    def _whole_image_gradient(
+        gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
+    ) -> tf.Tensor:
+        """The same where the stride is 1: no cell is computed that is then dropped."""
+        filters = _flipped(
+            flat, over, range(over.rows.kernel), range(over.columns.kernel)
+        )
+        edges = []
+        for axis in (over.rows, over.columns):
+            before = axis.kernel - 1 - axis.before
+            edges.append((before, axis.size - axis.out + axis.kernel - 1 - before))
+        if all(
+            axis.size == axis.out and before == (axis.kernel - 1) // 2
+            for axis, (before, _) in zip((over.rows, over.columns), edges)
+        ):  # The operator pads so by itself, without a copy.
+            return tf.nn.depthwise_conv2d(gradient, filters, [1] * 4, "SAME")
+        padded = window.resize_edges(gradient, *edges)
+        return tf.nn.depthwise_conv2d(padded, filters, [1] * 4, "VALID")
 
     @staticmethod
     def filter_gradient(
@@ -159,92 +179,26 @@ class _Kernel:
         return joined if len(found) == 1 else tf.gather(joined, back, axis=0)
 
 
+def _flipped(
+    flat: tf.Tensor, over: window.Window, down: Sequence[int], across: Sequence[int]
+) -> tf.Tensor:
+    """Taps of a filter [h * w, C], the last first: [len(down), len(across), C, 1].
+
+    Flipped by a choice of rows: tflite-runtime 2.14 computes a REVERSE_V2 over two axes
+    wrongly.
+    """
+    order = [i * over.columns.kernel + j for i in down[::-1] for j in across[::-1]]
+    channels = rule.static_shape(flat)[1]
+    chosen = tf.gather(flat, order, axis=0)
+    return tf.reshape(chosen, [len(down), len(across), channels, 1])
+
+
 def _fold(image: tf.Tensor) -> tf.Tensor:
     """[B, H, W, C] -> [1, H, W, B * C]."""
     batch, height, width, channels = rule.static_shape(image)
     if batch > 1:
         image = tf.transpose(image, [1, 2, 0, 3])
     return tf.reshape(image, [1, height, width, batch * channels])
-
-
-class _Sum:
-    """Sums of shifted products: what all taps of a column share is cut out once."""
-
-    @staticmethod
-    def convolve(padded: tf.Tensor, flat: tf.Tensor, over: window.Window) -> tf.Tensor:
-        """[B, H', W', C] from the padded image and the filter [h * w, C]."""
-        rows, columns = over.rows, over.columns
-        shifted = _shifted(padded, over)
-        lines = []
-        for i in range(rows.kernel):
-            a, block = rows.place(i)
-            line = _sum(
-                shifted[a, j] * _tap(flat, over, i, j) for j in range(columns.kernel)
-            )
-            lines.append(window.cut(line, (block, rows.out), (0, None)))
-        return _sum(lines)
-
-    @staticmethod
-    def image_gradient(
-        gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
-    ) -> dict:
-        """The phases of the image from the gradient [B, H', W', C]."""
-        rows, columns = over.rows, over.columns
-        spread = window.spread(gradient, over)
-        last = columns.reach - 1
-        shifted = {
-            block: window.cut(spread, (0, None), (last - block, columns.blocks))
-            for block in {columns.place(j)[1] for j in range(columns.kernel)}
-        }
-        phases = {}
-        for a in rows.phases:
-            for b in columns.phases:
-                lines = []
-                for i in rows.taps(a):
-                    line = _sum(
-                        shifted[columns.place(j)[1]] * _tap(flat, over, i, j)
-                        for j in columns.taps(b)
-                    )
-                    first = rows.reach - 1 - rows.place(i)[1]
-                    lines.append(window.cut(line, (first, rows.blocks), (0, None)))
-                phases[a, b] = _sum(lines)
-        return phases
-
-    @staticmethod
-    def filter_gradient(
-        padded: tf.Tensor, gradient: tf.Tensor, over: window.Window
-    ) -> tf.Tensor:
-        """[h * w, C] from the padded image and the gradient [B, H', W', C]."""
-        rows = over.rows
-        shifted = _shifted(padded, over)
-        moved = {
-            block: window.resize_edges(
-                gradient, (block, rows.reach - 1 - block), (0, 0)
-            )
-            for block in {rows.place(i)[1] for i in range(rows.kernel)}
-        }
-        products = []
-        for i, j in over.taps:
-            a, block = rows.place(i)
-            products.append(rule.sum_over(shifted[a, j] * moved[block], (0, 1, 2)))
-        return tf.stack(products)
-
-
-def _shifted(padded: tf.Tensor, over: window.Window) -> dict:
-    """For each phase a of the rows and tap j of the columns what the taps read."""
-    rows, columns = over.rows, over.columns
-    phases = window.split(padded, over)
-    found = {}
-    for j in range(columns.kernel):
-        b, block = columns.place(j)
-        for a in rows.phases:
-            found[a, j] = window.cut(phases[a, b], (0, None), (block, columns.out))
-    return found
-
-
-def _tap(flat: tf.Tensor, over: window.Window, i: int, j: int) -> tf.Tensor:
-    channels = rule.static_shape(flat)[1]
-    return tf.slice(flat, [i * over.columns.kernel + j, 0], [1, channels])
 
 
 def _sum(terms) -> tf.Tensor:

@@ -14,17 +14,17 @@ from typing import Any
 
 import tensorflow as tf
 
+from checkpoints import manifest
 from signatures.gradients import randomness, rule, rules, trace
 
 GradientError = rule.GradientError
-FORMS = ("kernel", "sum")  # of depthwise convolutions
 
 
 def value_and_gradients(
     function: Callable[..., Any],
     weights: Sequence[tf.Tensor],
     *args: Any,
-    depthwise: str = "kernel",
+    target: str = manifest.ANY,
     generator: randomness.Generator | None = None,
 ) -> tuple[Any, list[tf.Tensor]]:
     """Evaluates a loss and its gradients; to be called while a tf.function is traced.
@@ -36,7 +36,7 @@ def value_and_gradients(
       weights: The tensors to differentiate by; static shapes. What the function closes
         over instead counts as frozen.
       *args: Further tensors or structures of them, not differentiated by.
-      depthwise: The form of depthwise convolutions, "kernel" or "sum"; see `depthwise`.
+      target: The runtimes to be fast in, one of `manifest.TARGETS`.
       generator: Draws the random numbers that the function asks for; their gradient is
         that of the numbers drawn.
 
@@ -57,7 +57,7 @@ def value_and_gradients(
             "The first element that the function returns must be the loss, a scalar. "
             f"Received: shape {loss.shape}, {loss.dtype.name}."
         )
-    emitted = _Emitter(program, loss, depthwise, generator)
+    emitted = _Emitter(program, loss, target, generator)
     return emitted.outputs(), emitted.gradients()
 
 
@@ -65,7 +65,7 @@ def forward(
     function: Callable[..., Any],
     weights: Sequence[tf.Tensor],
     *args: Any,
-    depthwise: str = "kernel",
+    target: str = manifest.ANY,
 ) -> Any:
     """Evaluates a function in the form that suits weights which change.
 
@@ -76,13 +76,13 @@ def forward(
       function: As in `value_and_gradients`; may return any structure of tensors.
       weights: The tensors that change from call to call.
       *args: Further tensors or structures of them.
-      depthwise: As in `value_and_gradients`.
+      target: As in `value_and_gradients`.
 
     Returns:
       What the function returned, emitted in the current graph.
     """
     program = trace.with_biases(trace.trace(function, weights, args))
-    return _Emitter(program, None, depthwise, None).outputs()
+    return _Emitter(program, None, target, None).outputs()
 
 
 class _Emitter:
@@ -92,14 +92,15 @@ class _Emitter:
         self,
         program: trace.Program,
         loss: trace.Value | None,
-        depthwise: str,
+        target: str,
         generator: randomness.Generator | None,
     ) -> None:
-        if depthwise not in FORMS:
+        if target not in manifest.TARGETS:
             raise GradientError(
-                f"`depthwise` must be one of {FORMS}. Received: {depthwise!r}."
+                f"target must be one of {', '.join(manifest.TARGETS)}. "
+                f"Received: {target!r}."
             )
-        self._form = depthwise
+        self._target = target
         self._generator = generator
         self._program = program
         self._loss = loss
@@ -149,7 +150,7 @@ class _Emitter:
                 outputs = emitted(node, inputs)
         else:
             operation = _operation(
-                node, inputs, wanted, differentiated, self._form
+                node, inputs, wanted, differentiated, self._target
             )
             outputs, backward = chosen(operation)
             if differentiated:
@@ -194,7 +195,7 @@ def _operation(
     inputs: tuple[tf.Tensor, ...],
     wanted: tuple[bool, ...],
     differentiated: bool,
-    depthwise: str,
+    target: str,
 ) -> rule.Operation:
     attributes: Mapping[str, Any] = {}
     if node.operation is not None:
@@ -214,7 +215,7 @@ def _operation(
         wanted,
         differentiated,
         attributes,
-        depthwise,
+        target,
         emit,
     )
 
@@ -224,7 +225,7 @@ def emitted(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor
     if node.type not in rules.WRITTEN_OUT:
         return _copy(node, inputs)
     unwanted = (False,) * len(inputs)
-    given = _operation(node, tuple(inputs), unwanted, False, FORMS[0])
+    given = _operation(node, tuple(inputs), unwanted, False, manifest.ANY)
     return rules.RULES[node.type](given)[0]
 
 

@@ -42,7 +42,7 @@ class Operation:
       wanted: For each input, whether it depends on a trained weight.
       differentiated: Whether the backward pass will be asked for.
       attributes: Its attributes by name.
-      depthwise: "kernel" or "sum", see `depthwise`.
+      target: The runtimes to be fast in, one of `manifest.TARGETS`.
       emit: Emits the operator as it is, with other inputs if given.
     """
 
@@ -52,7 +52,7 @@ class Operation:
     wanted: tuple[bool, ...]
     differentiated: bool
     attributes: Mapping[str, Any]
-    depthwise: str
+    target: str
     emit: Callable[..., Sequence[tf.Tensor]]
 
     def constant(self, index: int) -> np.ndarray:

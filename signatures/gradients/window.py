@@ -68,6 +68,31 @@ class Axis:
         """The phases that any tap reads; always the first ones where dilation is 1."""
         return sorted({self.place(t)[0] for t in range(self.kernel)})
 
+    @property
+    def grid(self) -> Axis:
+        """Takes the image itself apart, without padding before it."""
+        stride = self.stride
+        return Axis(self.size, stride, stride, 1, 0, -(-self.size // stride))
+
+    def readers(self, residue: int) -> list[tuple[int, int]]:
+        """The taps that read the image's cells residue, residue + stride, ...
+
+        Returns:
+          (tap, shift) of each: the window that reads the nth of these cells by the tap
+          is the one at n + shift.
+        """
+        found = []
+        for tap in range(self.kernel):
+            distance = residue + self.before - tap * self.dilation
+            if distance % self.stride == 0:
+                found.append((tap, distance // self.stride))
+        return found
+
+    @property
+    def shifts(self) -> list[int]:
+        """Those of all taps."""
+        return [s for r in range(self.stride) for _, s in self.readers(r)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -76,6 +101,11 @@ class Window:
     batch: int
     rows: Axis
     columns: Axis
+
+    @property
+    def grid(self) -> Window:
+        """Blocks of `stride` cells from the image's first one, side by side."""
+        return Window(self.batch, self.rows.grid, self.columns.grid)
 
     @property
     def taps(self) -> list[tuple[int, int]]:
