@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from checkpoints import manifest
 from signatures import contract, keras_model, losses, module, optimizers
-from signatures import samples, select, stateless
+from signatures import sample_by_sample, select, stateless
 
 # Takes the network's outputs and the targets by name; gives at least `contract.LOSSES`,
 # means over the images by `losses.shares`.
@@ -235,7 +235,7 @@ class Trainable(module.Module):
             return of_batch(losses_of, inputs, targets)
 
         shares = losses.shares(targets["sample_weights"])
-        return samples.summed(of_sample, (inputs, whole, shares), shapes)
+        return sample_by_sample.summed(of_sample, (inputs, whole, shares), shapes)
 
     def _moved(self, names, values, found, tensors):
         """Takes the step; `found` the losses, then a gradient for each of the values.
