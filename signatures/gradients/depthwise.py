@@ -4,9 +4,10 @@
 gradient of the output with the flipped filter, phase by phase where the window is
 strided; that of the filter convolves the image with the gradient of the output as the
 filter, dilated by the stride, the batch folded into the channels. The operator is never
-delegated, as its filter is not a constant; still a step of a network like palm lite takes 57 ms so and 90
-ms by sums on ai-edge-litert 2.3, but 320 and 100 ms on tflite-runtime 2.14, where its
-kernel is scalar (192x192, batch 1, one thread of an AVX-512 machine).
+delegated, as its filter is not a constant; still a step of a network like palm lite
+takes 57 ms so and 90 ms by sums on ai-edge-litert 2.3, but 320 and 100 ms on
+tflite-runtime 2.14, where its kernel is scalar (192x192, batch 1, one thread of an
+AVX-512 machine).
 
 "sum" makes everything a sum of shifted products.
 
