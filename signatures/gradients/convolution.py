@@ -152,7 +152,7 @@ class _Folded:
 
     @property
     def folds(self) -> tuple[int, int]:
-        """Rows, columns in one: the strides, unless the kernel reads but one of them."""
+        """Rows, columns in one: the strides, unless the kernel reads one of them."""
         axes = (self.over.rows, self.over.columns)
         return tuple(a.stride if a.kernel > 1 else 1 for a in axes)
 

@@ -2,9 +2,10 @@
 
 That of the image convolves the gradient of the output with the flipped filter, phase by
 phase where the window is strided; that of the filter convolves the image with the
-gradient of the output as the filter, the batch folded into the channels. The operator
-is never delegated, as its filter is not a constant, and in tflite-runtime 2.14 its
-kernel is scalar: with that target everything is a sum of shifted products.
+gradient of the output as the filter, dilated by the stride, the batch folded into the
+channels. The operator is never delegated, as its filter is not a constant, and in
+tflite-runtime 2.14 its kernel is scalar: with that target everything is a sum of
+shifted products.
 
 TFLite's kernel never ends where there are more channels than its buffer holds, in any
 of the runtimes: no more of the batch is folded into them than fits.
@@ -161,22 +162,16 @@ class _Kernel:
             )
         kernel = _fold(gradient)
         kernel = tf.reshape(kernel, [*rule.static_shape(kernel)[1:], 1])
-        found: list[tf.Tensor] = []
-        order: list[tuple[int, int]] = []
-        for (a, b), phase in window.split(padded, over).items():
-            down, across = len(rows.taps(a)), len(columns.taps(b))
-            used = window.cut(
-                phase, (0, rows.out - 1 + down), (0, columns.out - 1 + across)
-            )
-            product = tf.nn.depthwise_conv2d(_fold(used), kernel, [1] * 4, "VALID")
-            if over.batch > 1:
-                product = tf.reshape(product, [down * across, over.batch, channels])
-                product = tf.reduce_sum(product, axis=1)
-            found.append(tf.reshape(product, [down * across, channels]))
-            order.extend((i, j) for i in rows.taps(a) for j in columns.taps(b))
-        joined = window.concat(found, 0)
-        back = [order.index(tap) for tap in over.taps]
-        return joined if len(found) == 1 else tf.gather(joined, back, axis=0)
+        read = [(axis.out - 1) * axis.stride + axis.kernel for axis in (rows, columns)]
+        image = _fold(window.cut(padded, (0, read[0]), (0, read[1])))
+        strides = [rows.stride, columns.stride]
+        product = tf.nn.depthwise_conv2d(
+            image, kernel, [1] * 4, "VALID", dilations=strides
+        )
+        if over.batch > 1:
+            product = tf.reshape(product, [len(over.taps), over.batch, channels])
+            product = tf.reduce_sum(product, axis=1)
+        return tf.reshape(product, [len(over.taps), channels])
 
 
 def _flipped(
