@@ -17,9 +17,10 @@ import math
 
 import numpy as np
 
-# Numbers that an array may have for each byte that is stored of it. A few stored bytes
-# can declare any shape; files of use keep a tenth of their weights, or more.
-MAX_EXPANSION = 1024
+# Numbers that an array may have for each byte of its encoding: values, segments and
+# indices. A byte tells 256 places apart; a wide axis with next to nothing in it could
+# declare any shape. The sparse face detector has 1.1.
+MAX_EXPANSION = 256
 
 
 class SparsityError(ValueError):
@@ -33,6 +34,10 @@ class Indices:
     offset: int
     count: int
     dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * np.dtype(self.dtype).itemsize
 
     def read(self, data: bytes) -> np.ndarray:
         """Returns the vector, [count] int64."""
@@ -85,10 +90,12 @@ def dense(
     sides, strides = _axes(sparsity, shape)
     _prove_counts(sparsity, sides, values.size)
     elements = math.prod(shape)
-    if elements > MAX_EXPANSION * max(values.nbytes, 1):
+    listed = [x for one in sparsity.levels for x in (one.segments, one.indices) if x]
+    encoded = values.nbytes + sum(vector.nbytes for vector in listed)
+    if elements > MAX_EXPANSION * encoded:
         raise SparsityError(
-            f"a sparse array must have at most {MAX_EXPANSION} numbers for each stored "
-            f"byte. Received: shape {shape} for {values.nbytes} bytes"
+            f"a sparse array must have at most {MAX_EXPANSION} numbers for each byte "
+            f"of its encoding. Received: shape {shape} for {encoded} bytes"
         )
     found = np.zeros(elements, values.dtype)
     if not elements:

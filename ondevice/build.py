@@ -197,18 +197,16 @@ def build(config: BuildConfig) -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from checkpoints import tflite_file
     from ondevice import sources
+    from ondevice.verification import inputs
 
     source = sources.locate(config.source)
     file = tflite_file.parse(source.data)
-    if config.photographs is not None and not config.photographs.is_dir():
-        raise commands.UsageError(
-            f"--photographs must be a folder. Received: {config.photographs}."
-        )
+    photographs = inputs.photographs(config.photographs)
 
     from ondevice import fresh
     from ondevice.device import needs
     from ondevice.rebuild import porting, recognition, topology
-    from ondevice.verification import inputs, prove, vendors
+    from ondevice.verification import prove, vendors
     from signatures import losses, optimizers
 
     found = recognition.recognise(file)
@@ -228,7 +226,6 @@ def build(config: BuildConfig) -> dict[str, Any]:
     )
     shapes = topology.variables(recipe.layers)
     trained = recipe.trained  # a wrong --trainable shows here, before the work
-    photographs = inputs.photographs(config.photographs)
     ported = porting.port(file, found)
     weights = porting.with_classes(ported, recipe.layers)
     logging.info(

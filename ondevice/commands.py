@@ -94,7 +94,7 @@ def define_show_labels(values: flags.FlagValues) -> flags.FlagHolder:
         "show_labels",
         None,
         "Folder for contact sheets of labelled images, class by class, and of those "
-        "in which no hand was found. Default: none are drawn.",
+        "in which nothing was found. Default: none are drawn.",
         flag_values=values,
     )
 

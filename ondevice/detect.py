@@ -39,7 +39,7 @@ _MIN_SCORE = flags.DEFINE_float(
     "min_score",
     None,
     "Lowest score of a detection. Default: 0.5, for some faces MediaPipe's own 0.6, "
-    "0.65.",
+    "0.65, 0.75.",
     0.0,
     1.0,
     flag_values=FLAGS,

@@ -24,14 +24,15 @@ confusion's rows, and "models": for each of them {"path", "checkpoint", "bytes",
 seven figures, "kept", "milliseconds"}. A table of them goes to stderr.
 
 Class accuracy: the share of the images whose best detection has the right class;
-recall: of the labelled hands that a detection with score and IoU of 0.5 or more finds;
-confusion: a row for each right class, a column for each class found, the last one for
-no detection. ap and ap50 are null without pycocotools. Kept: of the hands that the
-first model finds, the share that this one finds, too. Milliseconds: the median of a
-call of infer; models take turns at each image, so that all meet the same other load.
+recall: of the labelled objects that a detection with score and IoU of 0.5 or more
+finds; confusion: a row for each right class, a column for each class found, the last
+one for no detection. ap and ap50 are null without pycocotools. Kept: of the objects
+that the first model finds, the share that this one finds, too. Milliseconds: the median
+of a call of infer; models take turns at each image, so that all meet the same other
+load.
 
 With --as_palms class accuracy tells only in how many images anything was found,
-wherever it lies; whether it is the hand, recall and ap tell.
+wherever it lies; whether it is the object, recall and ap tell.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ _LABELS_FROM = flags.DEFINE_string(
 _AS_PALMS = flags.DEFINE_bool(
     "as_palms",
     False,
-    "Ignore classes: every image there or in a folder there, and every annotated hand, "
-    "is a palm, and a detection counts by its best class. So models of different "
-    "classes are compared, on hands of other classes, too.",
+    "Ignore classes: every image there or in a folder there, and every annotated "
+    "object, counts as a palm, a detection by its best class. So models of different "
+    "classes are compared, on objects of other classes, too.",
     flag_values=FLAGS,
 )
 _FRAME = flags.DEFINE_string(

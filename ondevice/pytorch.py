@@ -312,7 +312,7 @@ def _export() -> dict[str, Any]:
     path = pathlib.Path(_SOURCE.value)
     inputs = {"--source": str(path)} if path.is_file() else {}
     output = commands.new_file(_OUTPUT.value, inputs)
-    return export(_SOURCE.value, output, _photographs())
+    return export(_SOURCE.value, output, commands.optional_path(_PHOTOGRAPHS))
 
 
 def _import() -> dict[str, Any]:
@@ -332,18 +332,9 @@ def _import() -> dict[str, Any]:
         _TRAINABLE.value,
         _OPTIMIZER.value,
         _BATCH_SIZE.value,
-        _photographs(),
+        commands.optional_path(_PHOTOGRAPHS),
         _TARGET.value,
     )
-
-
-def _photographs() -> pathlib.Path | None:
-    folder = commands.optional_path(_PHOTOGRAPHS)
-    if folder is not None and not folder.is_dir():
-        raise commands.UsageError(
-            f"--photographs must be a folder. Received: {folder}."
-        )
-    return folder
 
 
 # Name -> what runs it, and the flags that it alone takes.

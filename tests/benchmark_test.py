@@ -88,7 +88,7 @@ class CommandTest(FilesTestCase):
         ("models_and_classes", ["--models={one}", "--classes=1"], 2, "go without"),
         ("without_one", ["--models={two}"], 2, "one of a single class"),
         ("twice", ["--models={one},{one}"], 2, "different numbers of classes"),
-        ("photographs", ["--photographs=setup.cfg"], 2, "must be a folder"),
+        ("photographs", ["--photographs=setup.cfg"], 2, "must name a folder with"),
         ("source", ["--source=nothing"], 2, "--source must be one of"),
         ("arguments", ["model.tflite"], 2, "must be flags alone"),
         ("batches", ["--batches=some"], 2, "--batches must be whole numbers"),

@@ -15,7 +15,7 @@ from checkpoints import tflite_file
 from ondevice import build, convert, fresh, rewrite
 from ondevice.device import runtimes, session
 from ondevice.rebuild import porting, recognition
-from ondevice.verification import prove, vendors
+from ondevice.verification import inputs, prove, vendors
 from signatures import optimizers
 from signatures.gradients import activations, depthwise, pooling, rules
 from tests import rewritten, tiny_detector
@@ -133,6 +133,8 @@ class ChainTest(absltest.TestCase):
     def test_a_wrong_choice_writes_nothing(self):
         with tiny_detector.known(), self.assertRaisesRegex(ValueError, "blocks:99"):
             build.build(self._config(trainable="blocks:99"))
+        with self.assertRaisesRegex(inputs.PhotographsError, "folder with images"):
+            build.build(self._config(photographs=self.directory / "vendor.tflite"))
         self.assertFalse((self.directory / "out").exists())
 
 

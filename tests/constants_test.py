@@ -116,6 +116,13 @@ def test_blocks():
     np.testing.assert_array_equal(constants.decoded(file, 0, 0), expected)
 
 
+def test_a_byte_of_an_encoding_may_stand_for_256_numbers():
+    levels = (1, ([0, 3], [1, 0, 3], "uint8"))  # 2 + 3 bytes, and 12 of values
+    file = _sparse((1, 17 * 256), (0, 1), (), levels, [5, 6, 7])
+    found = constants.decoded(file, 0, 0)
+    assert found.shape == (1, 4352) and found[0, :4].tolist() == [6, 5, 0, 7]
+
+
 GOOD = ([0, 1, 1, 3], [1, 0, 3], "uint8")
 
 
@@ -134,7 +141,8 @@ GOOD = ([0, 1, 1, 3], [1, 0, 3], "uint8")
         ((3, 4), (0, 1), (), (3, ([0, 1, 1, 3], [1, 0, -1], "int32")), "-1 to 1"),
         ((3, 4), (0, 1), (), (3, ([0, 1, 1, 3], [1, 3, 3], "uint8")), "of its own"),
         ((3, 4), (0, 1), (), (3, ([0, 1, 1, 2], [1, 0], "uint8")), "2 values"),
-        ((1, 2**31 - 9), (0, 1), (), (1, ([0, 3], [1, 0, 3], "uint8")), "1024 numbers"),
+        ((1, 2**31 - 9), (0, 1), (), (1, ([0, 3], [1, 0, 3], "uint8")), "256 numbers"),
+        ((1, 4353), (0, 1), (), (1, ([0, 3], [1, 0, 3], "uint8")), "for 17 bytes"),
         ((2**30, 2), (0, 1), (), (2**30, 2), "2147483648 values. Received: 3"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_page_a_class(tmp_path):
     assert set(pages) == {
         "train-fist-01.jpg",
         "train-open-01.jpg",
-        "train-_no_hand-01.jpg",
+        "train-_nothing-01.jpg",
         "train-_not_found-01.jpg",
     }
     first, second = drawing.COLOURS[:2]
@@ -55,14 +55,14 @@ def test_a_page_a_class(tmp_path):
     # Two pictures of blue, one of them with both hands; of the other class it alone.
     assert 1.5 < shows(fist, (0, 0, 200)) / shows(opened, (0, 0, 200)) < 2.5
     assert shows(fist, first) > 50 and shows(opened, second) > 50
-    for name in ("train-_no_hand-01.jpg", "train-_not_found-01.jpg"):
+    for name in ("train-_nothing-01.jpg", "train-_not_found-01.jpg"):
         assert not shows(pages[name], first) and not shows(pages[name], second)
 
 
 def test_what_is_unlabelled_is_shown(tmp_path):
     each = dataclasses.replace(sample(tmp_path, "1"), unlabelled=(BOX,))
     pages = write([each], tmp_path)
-    assert shows(pages["_no_hand-01.jpg"], drawing.COLOURS[2]) > 50
+    assert shows(pages["_nothing-01.jpg"], drawing.COLOURS[2]) > 50
 
 
 def test_pages_follow_each_other(tmp_path):

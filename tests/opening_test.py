@@ -14,6 +14,7 @@ from checkpoints import patch, tflite_file, weights
 from ondevice import convert
 from ondevice.detection import anchors
 from ondevice.device import detectors, exports, opening
+from ondevice.rebuild import specs
 from signatures import trainable
 from tests import shared_data, tiny_builds, tiny_detector
 
@@ -113,6 +114,7 @@ def test_a_keras_model_is_no_detector(tmp_path):
     [
         ("palm_detection_builtin_256_integer_quant", "palm", 7, 0.5),
         ("face_detection_short_range", "face", 6, 0.5),
+        ("face_detection_front", "face", 6, 0.75),
         ("face_detection_back", "face", 6, 0.65),
         ("face_detection_full_range", "face", 6, 0.6),
     ],
@@ -129,6 +131,14 @@ def test_a_vendors_file_is_opened_with_what_mediapipe_asks_of_it(
         centres = anchors.centres(opened.detector.spec)
     assert regressors.shape == (1, len(centres), 4 + 2 * keypoints)
     assert logits.shape == (1, len(centres), 1)
+
+
+def test_a_build_has_the_lowest_score_of_its_vendors_file(model, monkeypatch):
+    source = manifests.of_file(tflite_file.read(model)).source
+    monkeypatch.setitem(specs.OTHER_SCORES, source["sha256"], 0.75)
+    for name in (model.name, exports.TEMPLATE_NAME):
+        with opening.open_detector(model.with_name(name)) as opened:
+            assert opened.detector.min_score == 0.75
 
 
 def test_a_detection_below_the_detectors_own_score_is_none():

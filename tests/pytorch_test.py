@@ -181,6 +181,10 @@ class TestCommand:
             (["export", "--classes=a"], "--classes must not go with export"),
             (["export"], "--output must"),
             (["import", "--state_dict=none.pth"], "--state_dict must exist"),
+            (
+                ["export", "--output=W.pth", f"--photographs={__file__}"],
+                "folder with images",
+            ),
         ],
     )
     def test_a_wrong_flag_has_status_2(self, arguments, told, capsys):

@@ -31,9 +31,9 @@ _LONGEST = 40
 _QUALITY = 88
 
 # Begin with what no class does in a file's name.
-_BACKGROUND, _MISSING = "_no_hand", "_not_found"
+_BACKGROUND, _MISSING = "_nothing", "_not_found"
 
-# Stands at a box in which there may be hands that nobody has labelled.
+# Stands at a box in which there may be objects that nobody has labelled.
 _UNLABELLED = "?"
 
 
@@ -84,7 +84,7 @@ def _groups(
 ) -> list[tuple[str, str, list[samples.Sample]]]:
     """(part of the file's name, title, pictures).
 
-    A picture with hands of several classes is in each one's.
+    A picture with objects of several classes is in each one's.
     """
     names = [_file_part(name) for name in dataset.classes]
     lower = [name.lower() for name in names]  # Some file systems do not tell cases.
@@ -101,8 +101,8 @@ def _groups(
             (missing if sample.labels is None else background).append(sample)
         for index in {label.class_index for label in sample.labels or ()}:
             groups[index][2].append(sample)
-    groups.append((_BACKGROUND, "no hand", background))
-    groups.append((_MISSING, "no hand was found", missing))
+    groups.append((_BACKGROUND, "nothing", background))
+    groups.append((_MISSING, "nothing was found", missing))
     return groups
 
 

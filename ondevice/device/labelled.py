@@ -40,7 +40,7 @@ def load(
       chosen: Whether the user chose the labeller, whatever it was trained on.
 
     Returns:
-      A data set for each path; pictures in which no hand was found have no labels.
+      A data set for each path; pictures in which nothing was found have no labels.
 
     Raises:
       ValueError: As `data.load`, with the faults of all the sets, or as the labeller
@@ -90,7 +90,7 @@ def _drawn(
     if missing:
         named = ", ".join(map(str, missing[:_NAMED]))
         logging.warning(
-            "%s: no hand was found in %d of %d images: %s%s.", name, len(missing),
+            "%s: nothing was found in %d of %d images: %s%s.", name, len(missing),
             len(dataset), named, " and others" if len(missing) > _NAMED else "",
         )  # fmt: skip
     return dataset

@@ -80,13 +80,12 @@ def of_session(opened: session.Session, digest: str = "") -> detectors.Detector:
         spec = anchors.AnchorSpec.from_dict(manifest.anchors)
     except ValueError as error:
         raise session.SessionError(f"The manifest's anchors: {error}") from error
-    known = specs.PRESETS.get(manifest.spec)
     return detectors.Detector(
         opened.infer,
         spec,
         manifest.input_range,
         digest,
-        known.min_score if known else decoding.MIN_SCORE,
+        _min_score(manifest.spec, manifest.source.get("sha256", "")),
     )
 
 
@@ -230,5 +229,21 @@ def _vendor(
         return outputs[places["regressors"]], outputs[places["scores"]]
 
     return detectors.Detector(
-        infer, anchors.PRESETS[spec.name], spec.input_range, digest, spec.min_score
+        infer,
+        anchors.PRESETS[spec.name],
+        spec.input_range,
+        digest,
+        _min_score(spec.name, digest),
     )
+
+
+def _min_score(name: str, sha256: str) -> float:
+    """The lowest score of a detection.
+
+    Args:
+      name: The detector's; that of a manifest need not be a known one.
+      sha256: Of the vendor's file that its weights come from.
+    """
+    known = specs.PRESETS.get(name)
+    usual = known.min_score if known else decoding.MIN_SCORE
+    return specs.OTHER_SCORES.get(sha256, usual)

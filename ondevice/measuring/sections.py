@@ -61,10 +61,8 @@ class BenchmarkConfig:
                 "--models must go without --classes and without the sections slowdown "
                 "and build, which make files of their own. Received: both."
             )
-        if self.photographs is not None and not self.photographs.is_dir():
-            raise commands.UsageError(
-                f"--photographs must be a folder. Received: {self.photographs}."
-            )
+        if self.photographs is not None:
+            _photographs(self)  # a folder without any is refused before the work
 
 
 def _classes(config: BenchmarkConfig) -> contest.Found:

@@ -14,7 +14,7 @@ mediapipe/modules/palm_detection/palm_detection.tflite and
 mediapipe/models/face_detection_back.tflite at tag 0.8.0, of
 mediapipe/modules/face_detection/face_detection_full_range.tflite at v0.8.7, and of an
 int8 conversion of mediapipe/models/palm_detection.tflite (v0.6.0 to 0.7.12). Scores:
-the graphs beside them; front's, before v0.7.5, had 0.75.
+the graphs beside them.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class DetectorSpec:
       outputs: The vendor's names of the two outputs, regressors first.
       input_name: The vendor's name of the input.
       subject: What the vendor's one class is.
-      min_score: Lowest score of a detection in MediaPipe's graphs.
+      min_score: Lowest score of a detection in MediaPipe's graphs, but for files of
+        `OTHER_SCORES`.
       symmetric_padding: Whether a window of stride 2 has zeros on all sides, as PyTorch
         pads, and not SAME's, which has fewer before than behind.
       depthwise_bias: Whether depthwise convolutions have a bias that trains.
@@ -377,4 +378,10 @@ PRESETS = {
         FACE_FULL_RANGE,
         FACE_FULL_RANGE_SPARSE,
     )
+}
+
+# Files whose graphs had another lowest score than their network's, by SHA-256: front,
+# short range's network with other weights, in the graphs of v0.6.0 to v0.7.4.
+OTHER_SCORES = {
+    "a31cce739e9f5b9b08a15ef5ff90c500a46e96bd2c87f329d58a008dfd6c42ff": 0.75,
 }

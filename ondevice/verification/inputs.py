@@ -24,7 +24,7 @@ _NOISE_IMAGES = 2
 
 
 class PhotographsError(ValueError):
-    """A folder without photographs."""
+    """No folder, or one without photographs."""
 
     exit_status = 2  # of a command that was given it: a wrong flag
 
@@ -43,7 +43,7 @@ def photographs(directory: pathlib.Path | None) -> list[pathlib.Path]:
       Paths, at most eight; none where matplotlib is not installed.
 
     Raises:
-      PhotographsError: If the directory holds none.
+      PhotographsError: If it is no folder that holds some.
     """
     if directory is not None:
         suffixes = images.SUFFIXES
