@@ -11,6 +11,7 @@ never stopped.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -46,8 +47,9 @@ class Journal:
           count: Lines that were written when it was saved.
         """
         try:
-            kept = self._path.read_text("utf-8").splitlines()[:count]
-            self.lines = [_object(line) for line in kept]
+            # A power failure may have left anything behind what was flushed.
+            kept = self._path.read_bytes().splitlines()[:count]
+            self.lines = [_object(line.decode()) for line in kept]
         except (OSError, ValueError) as error:
             logging.warning("%s: lines before are lost: %s", self._path, error)
             self.lines = []
@@ -65,6 +67,16 @@ class Journal:
             return
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(_text(self.lines[-1]))
+
+    def flush(self) -> None:
+        """Brings all lines to the disk, so that no checkpoint knows of more.
+
+        Raises:
+          OSError: If they cannot be.
+        """
+        if self._begun:
+            with open(self._path, "ab") as file:
+                os.fsync(file.fileno())
 
 
 def _text(line: Mapping[str, Any]) -> str:

@@ -285,6 +285,7 @@ class Training:
             "data": self._data,
             "runtime": self._session.runtime,
         }
+        self._journal.flush()
         self._session.save(
             self._directory / name,
             epoch=self.state.epoch,

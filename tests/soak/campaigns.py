@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from tests.soak import killed
+
 Campaign = Callable[[int], Mapping[str, int] | None]
 
 # Each of a module of its own in this package.
-ALL: dict[str, Campaign] = {}
+ALL: dict[str, Campaign] = {
+    "killed": killed.run,
+}
