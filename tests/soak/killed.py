@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from checkpoints import store
 from ondevice.device import exports, training
 from tests import conftest, small_data
-from tests.soak import models, shim, victims
+from tests.soak import models, victims
 
 COMMAND = "command"
 # How often each is drawn. The command takes ten times as long.
@@ -83,7 +83,8 @@ def reference(model: pathlib.Path) -> Reference:
     seconds[COMMAND] = time.monotonic() - started
     source = exports.Source.read(model, None)
     other = source.patched(source.checkpoint(made.states[0]), "inference")
-    return Reference(root, dataclasses.replace(made, record=None), calls, seconds, other)
+    made = dataclasses.replace(made, record=None)
+    return Reference(root, made, calls, seconds, other)
 
 
 def run(seed: int) -> Mapping[str, int]:
@@ -215,7 +216,8 @@ def _check_end(known: Reference, job: victims.Job) -> None:
     events = {path for path in found | expected if training.EVENTS in path.parts}
     assert found - drawn - events == expected - events, found ^ expected
     for path in expected - events:
-        same = (job.place / path).read_bytes() == (known.root / kind / path).read_bytes()
+        pair = [place / path for place in (job.place, known.root / kind)]
+        same = pair[0].read_bytes() == pair[1].read_bytes()
         assert same, f"{path} is another than that of a work which nobody killed"
 
 
