@@ -30,6 +30,8 @@ SESSION, OUTPUT = "session.safetensors", "output.tflite"
 STEPS, WRITINGS = 12, 12
 # As the flags of ondevice.train: one epoch of class heads, then two of all.
 SETTINGS = {"epochs": 3, "head_epochs": 1, "learning_rate": 1e-3, "threads": 1}
+# Seconds that any work ends in, on a machine that is busy with others' by far.
+_PATIENCE = 900.0
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__, *runtimes.NAMES[:1]])
@@ -87,13 +89,15 @@ def run(
     process = _CONTEXT.Process(target=_main, args=(job, at, when, log))
     started = time.monotonic()
     process.start()
-    process.join(60 if seconds is None else seconds)
+    process.join(_PATIENCE if seconds is None else seconds)
     process.kill()
     process.join()
     code = process.exitcode
     assert code is not None
+    taken = time.monotonic() - started
+    assert taken < _PATIENCE, f"{job.kind} must end. Received: none in {taken:.0f} s."
     process.close()
-    return Ended(code, time.monotonic() - started, log.read_text(errors="replace"))
+    return Ended(code, taken, log.read_text(errors="replace"))
 
 
 def calls_file(job: Job) -> pathlib.Path:
