@@ -274,7 +274,7 @@ class Training:
 
     def _add(self, line: Mapping[str, Any]) -> None:
         self._journal.add(line)
-        self.state.lines = len(self._journal.lines)
+        self.state.lines = self._journal.count
         self._plot.offer(self._journal.lines)
         self._events.add(line)
 

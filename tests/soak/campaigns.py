@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tests.soak import killed
+from tests.soak import killed, long
 
 Campaign = Callable[[int], Mapping[str, int] | None]
 
 # Each of a module of its own in this package.
 ALL: dict[str, Campaign] = {
     "killed": killed.run,
+    "long": long.run,
 }
