@@ -55,9 +55,10 @@ def write(
     try:
         _write(pathlib.Path(os.path.realpath(path)), chunks, head, reserve)
     except OSError as error:
-        if error.errno is not None:  # The system's: it knows a number, or our name.
-            error.filename, error.filename2 = os.fspath(path), None
-        raise
+        if error.errno is None:  # None of the system's.
+            raise
+        # It knows a number, or the temporary name.
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def sweep(directory: str | os.PathLike[str], name: str | None = None) -> None:

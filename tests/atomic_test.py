@@ -62,7 +62,8 @@ class FaultTest(AtomicTestCase):
                 with shim.installed(failing), self.assertRaises(OSError) as caught:
                     self.write()
                 self.assertEqual(caught.exception.errno, code)
-                self.assertEqual(caught.exception.filename, str(self.path))
+                told = f"[Errno {code}] {os.strerror(code)}: {str(self.path)!r}"
+                self.assertEqual(str(caught.exception), told)
                 self.assert_alone(NEW if at > replaced else OLD)
         self.assertEqual(self.open_files(), self.before)
 
