@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,21 +25,39 @@ def hands(tmp_path_factory):
     return small_data.annotated(tmp_path_factory.mktemp("data") / "hands", 5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unplotted():
+    """A picture takes longer than all else; the command draws one."""
+    with mock.patch.object(plot, "can_draw", return_value=False):
+        yield
+
+
 @pytest.fixture
-def config(tiny_model, hands, tmp_path, monkeypatch):
+def config(tiny_model, hands, tmp_path):
     """Of a run of one epoch in `run`."""
-    monkeypatch.setattr(plot, "can_draw", lambda name: False)
-    return train.TrainConfig(
-        model=tiny_model("adam"), data=hands, checkpoint_dir=tmp_path / "run",
-        epochs=1, head_epochs=0, threads=1,
-    )  # fmt: skip
+    return configured(tiny_model, hands, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def once(tiny_model, hands, tmp_path_factory):
+    """The directory of such a run, ended; not to be written to."""
+    directory = tmp_path_factory.mktemp("once") / "run"
+    train.train(configured(tiny_model, hands, directory))
+    return directory
 
 
 @pytest.fixture
-def finished(config):
-    """The directory of that run, ended."""
-    train.train(config)
+def finished(config, once):
+    """The same, to be written to."""
+    shutil.copytree(once, config.checkpoint_dir)
     return config.checkpoint_dir
+
+
+def configured(tiny_model, hands, directory: pathlib.Path) -> train.TrainConfig:
+    return train.TrainConfig(
+        model=tiny_model("adam"), data=hands, checkpoint_dir=directory, epochs=1,
+        head_epochs=0, threads=1,
+    )  # fmt: skip
 
 
 def limited(most: int, *command: object, **named) -> subprocess.CompletedProcess:
