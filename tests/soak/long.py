@@ -107,7 +107,8 @@ def measured(model: pathlib.Path, way: str, steps: int, seed: int = 0) -> Figure
     """Runs in a process of its own.
 
     Args:
-      model: Of a tiny detector's trainable file.
+      model: Of a tiny detector's trainable file; where sessions are only opened, of an
+        inference file, too.
       way: A key of `COUNTS`.
       steps: To take, at least; the loop ends an epoch.
       seed: Of what is trained on.
@@ -196,8 +197,14 @@ def _opened(model: str, steps: int, seed: int, sampler: _Sampler) -> None:
     data, drawn = pathlib.Path(model).read_bytes(), random.Random(seed)
     for _ in range(steps):
         with session.Session(data, threads=drawn.choice([1, 2])) as opened:
-            batch = step_inputs.of_signature(opened.manifest, "train", seed)
-            calls = [functools.partial(opened.train, **batch), opened.state]
+            calls: list[Callable] = []
+            if opened.manifest.variables:
+                batch = step_inputs.of_signature(opened.manifest, "train", seed)
+                calls = [functools.partial(opened.train, **batch), opened.state]
+            else:
+                side = opened.manifest.input_size
+                image = np.zeros((1, side, side, 3), np.float32)
+                calls = 2 * [functools.partial(opened.infer, image)]
             threads = [threading.Thread(target=call) for call in calls]
             for thread in threads[: drawn.randrange(3)]:
                 thread.start()
