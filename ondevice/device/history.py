@@ -41,6 +41,7 @@ class History:
                     for place, kept in enumerate(self._epochs)
                     if kept.get("best") or place % 2
                 ][-MOST:]
+        if line["kind"] != STEP:
             return
         self._waiting.append(line)
         if len(self._waiting) == self._width:
