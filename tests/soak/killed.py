@@ -103,7 +103,7 @@ def run(seed: int) -> Mapping[str, int]:
 
 
 def kill(
-    known: Reference, kind: str, kills: int, drawn: random.Random
+    known: Reference, kind: str, kills: int, drawn: random.Random, clocked: float = 0.5
 ) -> Mapping[str, int]:
     """Starts a work so many times and kills it, then lets it end.
 
@@ -113,6 +113,7 @@ def kill(
       kills: Processes that are killed; one that was quicker than its killer is counted
         by itself.
       drawn: Draws the moments.
+      clocked: Share of the kills whose moment the clock says, not a call.
 
     Returns:
       How many were killed, in all and by kind, and how many ended before.
@@ -122,8 +123,8 @@ def kill(
         place = _place(pathlib.Path(directory), kind)
         job = dataclasses.replace(known.job, kind=kind, place=place)
         reached: dict[str, int] = {}
-        for _ in range(kills):
-            if _killed(known, job, drawn):
+        for left in range(kills, 0, -1):
+            if _killed(known, job, drawn, 1 / left, drawn.random() < clocked):
                 counted.update(("kills", f"kills of {kind}"))
             else:
                 counted["ended before"] += 1
@@ -149,9 +150,15 @@ def _place(root: pathlib.Path, kind: str) -> pathlib.Path:
     return place
 
 
-def _killed(known: Reference, job: victims.Job, drawn: random.Random) -> bool:
-    """Starts the work and kills it; whether it had not ended."""
-    seconds = drawn.uniform(0, 1.1 * known.seconds[job.kind])
+def _killed(
+    known: Reference,
+    job: victims.Job,
+    drawn: random.Random,
+    share: float,
+    clocked: bool,
+) -> bool:
+    """Starts the work and kills it in its first share; whether it had not ended."""
+    seconds = drawn.uniform(0, share * known.seconds[job.kind])
     if job.kind == COMMAND:
         process = _started(job)
         time.sleep(seconds)
@@ -159,12 +166,12 @@ def _killed(known: Reference, job: victims.Job, drawn: random.Random) -> bool:
         process.wait()
         code, said = process.returncode, process.communicate()[1]
     else:
-        if drawn.random() < 0.5:
-            at = drawn.randrange(known.calls[job.kind])
-            when = drawn.choice(["before", "within", "after"])
-            ended = victims.run(job, at, when)
-        else:
+        at = drawn.randrange(max(int(share * known.calls[job.kind]), 1))
+        when = drawn.choice(["before", "within", "after"])
+        if clocked:
             ended = victims.run(job, seconds=seconds)
+        else:
+            ended = victims.run(job, at, when)
         code, said = ended.code, ended.said
     assert code in (0, -signal.SIGKILL), said
     return code != 0
