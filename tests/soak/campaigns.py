@@ -31,4 +31,5 @@ ALL: dict[str, Campaign] = {
     "faults": _later("faults"),
     "killed": _later("killed"),
     "long": _later("long"),
+    "power": _later("power"),
 }
