@@ -203,6 +203,16 @@ class LeftoverTest(AtomicTestCase):
         self.assertEqual(self.left(), [young.name])
         self.assertEqual(self.path.read_bytes(), NEW)
 
+    def test_one_about_to_take_its_name_is_not_swept(self):
+        def act(number, name, made, arguments):
+            if name == "replace":
+                atomic.sweep(self.directory)
+            return made()
+
+        with shim.installed(act):
+            self.write()
+        self.assert_alone(NEW)
+
     def test_one_swept_before_its_lock_is_made_anew(self):
         real, swept = os.open, []
 
