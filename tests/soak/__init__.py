@@ -1,0 +1,1 @@
+"""Campaigns that break things for as long as one likes, and count what held."""
