@@ -29,7 +29,9 @@ from ondevice.device import (
     image_cache,
     labelled,
     opening,
+    runtimes,
     session,
+    trial,
 )
 
 # Takes the two files, running, and finds out what the second has lost.
@@ -157,6 +159,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         found = measure(*files) if measure else None
     _require(config, found)
     atomic.write(str(config.output), [data])
+    trial.record(data)
     logging.info("%s: %d bytes, %s.", config.output, len(data), config.kind)
     return {
         "output": config.output,
@@ -261,6 +264,10 @@ def _running(
     data: bytes,
 ) -> Iterator[tuple[session.Session, session.Session]]:
     """The model that holds the state, and the new file, each in an interpreter."""
+    trial.require(source.file, runtimes.AUTO, str(config.model))
+    if (config.kind, config.method) == ("inference", "patch"):  # What it is made of.
+        template = source.template_path
+        trial.require(template, runtimes.AUTO, str(template))
     with session.Session(source.file.data) as model, session.Session(data) as exported:
         if source.manifest.ops != "select":
             model.load_state(state)

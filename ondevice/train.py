@@ -169,13 +169,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
       OSError: If a file cannot be read or written.
     """
     from ondevice.device import image_cache, label_sheets, opening, runs, session
-    from ondevice.device import training, usage
+    from ondevice.device import training, trial, usage
 
     started = time.monotonic()
     directory = config.checkpoint_dir
     latest = directory / training.LATEST
     _refuse(config, latest)
     threads = opening.thread_count(config.threads)
+    trial.require(config.model, config.runtime, str(config.model))
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(
             session.Session(config.model, config.runtime, threads)

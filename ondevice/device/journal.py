@@ -1,9 +1,11 @@
 """metrics.jsonl: what a run reached, one JSON object a line.
 
-A line is of one of two kinds:
+A line is of one of three kinds:
 {"kind": "step", "step", "epoch", "loss", "class_loss", "box_loss", "gradient_norm",
  "learning_rate"} and {"kind": "epoch", "epoch", "step", "loss", "validation": {"loss",
- "images", "class_accuracy", "recall", "mean_iou"}, "best"}.
+ "images", "class_accuracy", "recall", "mean_iou"}, "best"} and, of a step that was taken
+back, the run's last, {"kind": "refused", "step", "epoch", "learning_rate",
+"not_finite": the variables that it made so}.
 No line tells the time of day: a run that was resumed writes the same bytes as one that
 never stopped.
 """
@@ -19,7 +21,7 @@ from absl import logging
 
 from checkpoints import atomic
 
-STEP, EPOCH = "step", "epoch"
+STEP, EPOCH, REFUSED = KINDS = ("step", "epoch", "refused")
 
 
 class Journal:
@@ -73,6 +75,6 @@ def _text(line: Mapping[str, Any]) -> str:
 
 def _object(text: str) -> dict[str, Any]:
     found = json.loads(text)
-    if not isinstance(found, dict) or found.get("kind") not in (STEP, EPOCH):
+    if not isinstance(found, dict) or found.get("kind") not in KINDS:
         raise ValueError(f"no line of ours: {text[:80]!r}")
     return found

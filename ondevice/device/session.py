@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from checkpoints import manifest as manifests
-from checkpoints import store, strict_json, tflite_file
-from ondevice.device import checks, runtimes
+from checkpoints import soundness, store, strict_json, tflite_file
+from ondevice.device import checks, finite, runtimes
 from signatures import contract
 
 # What `save` and `restore` exchange beside variables, as the contract names it.
@@ -91,6 +91,7 @@ class Session:
                 f"Received: {name}, with the metadata {sorted(self.file.metadata)}."
             )
         self.manifest: manifests.Manifest = embedded
+        soundness.require(self.file)
         faults = checks.disagreements(self.file, self.manifest)
         if faults:
             raise SessionError(
@@ -102,6 +103,7 @@ class Session:
         self._interpreter = self._created()
         self._runners: dict[str, Any] = {}
         self._lock = threading.RLock()
+        self._keeper = finite.Keeper()
 
     def __enter__(self) -> Session:
         return self
@@ -124,8 +126,11 @@ class Session:
 
         Raises:
           SessionError: Naming every missing, unknown or misshapen array.
+          NotFiniteError: If a number that goes in is not finite, and nothing happened;
+            or a loss or the gradient's norm, and the variables are again what they
+            were when they were last loaded or saved, or as the file has them.
         """
-        return _losses(self.call(contract.TRAIN, arrays))
+        return self._step(contract.TRAIN, arrays)
 
     def evaluate(self, **arrays: Any) -> Losses:
         """Returns the losses and updates nothing; arrays as of `train`."""
@@ -133,11 +138,11 @@ class Session:
 
     def train_features(self, **arrays: Any) -> Losses:
         """Takes one step of the heads on what `features` gave; arrays as of `train`."""
-        return _losses(self.call(contract.TRAIN_FEATURES, arrays))
+        return self._step(contract.TRAIN_FEATURES, arrays)
 
     def train_classes(self, **arrays: Any) -> Losses:
         """Takes one step of new class heads alone, on the trunk's features."""
-        return _losses(self.call(contract.TRAIN_CLASSES, arrays))
+        return self._step(contract.TRAIN_CLASSES, arrays)
 
     def infer(self, *inputs: np.ndarray) -> Any:
         """Runs the model.
@@ -203,6 +208,7 @@ class Session:
                 f"The file must take all {len(tensors)} tensors. Received: "
                 f"{int(found[_RESTORED])} taken."
             )
+        self._keeper.remember(tensors)
 
     def forget_steps(self) -> None:
         """Sets the optimizer's slots and its step to zero; the weights stay.
@@ -261,6 +267,7 @@ class Session:
             extra=extra or {},
         )
         store.save_file(path, tensors, header)
+        self._keeper.remember(tensors)
 
     def restore(self, path: str | os.PathLike[str]) -> store.Header | None:
         """Takes up a checkpoint, whole or not at all.
@@ -317,6 +324,11 @@ class Session:
                     f"{' '.join(str(error).split())}."
                 ) from error
             return {spec.name: _own(found[spec.name]) for spec in signature.outputs}
+
+    def _step(self, key: str, arrays: Mapping[str, Any]) -> Losses:
+        """Takes a step, or none where something is not finite; as `train`."""
+        with self._lock:
+            return _losses(self._keeper.step(self, key, arrays))
 
     def _invoke(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Runs an inference file, which has the vendor's outputs and no signature."""
