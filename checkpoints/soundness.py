@@ -32,6 +32,25 @@ _BITS = {name: 8 * int(code[-1]) for name, code in NUMPY_DTYPES.items()} | {
     "BFLOAT16": 16,
     "INT4": 4,
 }
+# The first input that an operator may do without; others that are left out, -1, are
+# read through a null pointer.
+_OPTIONAL = {
+    "CONV_2D": 2,
+    "CONV_3D": 2,
+    "CONV_3D_TRANSPOSE": 3,
+    "DEPTHWISE_CONV_2D": 2,
+    "FULLY_CONNECTED": 2,
+    "TRANSPOSE_CONV": 3,
+} | dict.fromkeys(
+    (
+        "BIDIRECTIONAL_SEQUENCE_LSTM",
+        "BIDIRECTIONAL_SEQUENCE_RNN",
+        "LSTM",
+        "SVDF",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    ),
+    1,
+)
 
 
 def require(file: TfliteFile) -> None:
@@ -100,6 +119,11 @@ def _flow(file: TfliteFile, graph: Subgraph) -> Iterator[str]:
     # What has memory of its own, or nothing to hold, may be read unwritten.
     blank = {t.index for t in graph.tensors if t.is_variable or 0 in t.shape} | {-1}
     for operator in graph.operators:
+        needed = len(operator.inputs)
+        if not operator.custom:
+            needed = _OPTIONAL.get(operator.name, needed)
+        if -1 in operator.inputs[:needed]:
+            yield f"{_told(operator)} lacks an input"
         unread = [i for i in operator.inputs if i not in held and i not in blank]
         if unread:
             yield f"{_told(operator)} reads tensors {unread[:8]} that nothing made"

@@ -25,7 +25,7 @@ from ondevice import sources
 from ondevice.device import probe, runtimes
 
 # Seconds in which every signature must have run once.
-TIMEOUT = 300.0
+TIMEOUT = 120.0
 
 _RECORD = "tried.txt"
 _MADE_HERE = "made here"

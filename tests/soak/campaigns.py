@@ -10,9 +10,31 @@ a process that the campaign starts.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 
 Campaign = Callable[[int], Mapping[str, int] | None]
 
+
+
+def _later(module: str, name: str) -> Campaign:
+    """A campaign whose module is imported when it is first run."""
+
+    def campaign(seed: int) -> Mapping[str, int] | None:
+        found = importlib.import_module(f"tests.soak.{module}")
+        return getattr(found, name)(seed)
+
+    return campaign
+
+
 # Each of a module of its own in this package.
-ALL: dict[str, Campaign] = {}
+ALL: dict[str, Campaign] = {
+    f"hostile_{name}": _later(f"hostile_{module}", name)
+    for module, names in {
+        "models": ("tflite", "decoding", "manifest"),
+        "checkpoints": ("checkpoint", "tensorflow"),
+        "pictures": ("picture", "annotation", "coco"),
+        "torch": ("state_dict",),
+    }.items()
+    for name in names
+}
