@@ -119,9 +119,8 @@ def _flow(file: TfliteFile, graph: Subgraph) -> Iterator[str]:
     # What has memory of its own, or nothing to hold, may be read unwritten.
     blank = {t.index for t in graph.tensors if t.is_variable or 0 in t.shape} | {-1}
     for operator in graph.operators:
-        needed = len(operator.inputs)
-        if not operator.custom:
-            needed = _OPTIONAL.get(operator.name, needed)
+        needed = 0 if operator.custom else len(operator.inputs)
+        needed = min(needed, _OPTIONAL.get(operator.name, needed))
         if -1 in operator.inputs[:needed]:
             yield f"{_told(operator)} lacks an input"
         unread = [i for i in operator.inputs if i not in held and i not in blank]

@@ -140,6 +140,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
         commands.require_tensorflow("--method=reconvert")
     source = exports.Source.read(str(config.model), config.template)
     _require_detector(config, source)
+    trial.require(source.file, runtimes.AUTO, str(config.model))
+    if (config.kind, config.method) == ("inference", "patch"):  # What it is made of.
+        template = source.template()[0]
+        trial.require(template, runtimes.AUTO, str(source.template_path))
     state = _state(config, source)
     precision = _precision(config, source)
     measure = _measure(config, source, precision)
@@ -264,10 +268,6 @@ def _running(
     data: bytes,
 ) -> Iterator[tuple[session.Session, session.Session]]:
     """The model that holds the state, and the new file, each in an interpreter."""
-    trial.require(source.file, runtimes.AUTO, str(config.model))
-    if (config.kind, config.method) == ("inference", "patch"):  # What it is made of.
-        template = source.template_path
-        trial.require(template, runtimes.AUTO, str(template))
     with session.Session(source.file.data) as model, session.Session(data) as exported:
         if source.manifest.ops != "select":
             model.load_state(state)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging as standard_logging
 import pathlib
+import shutil
 import signal
 from unittest import mock
 
@@ -291,15 +292,46 @@ def test_a_run_of_before_there_was_patience_goes_on_without(whole):
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_stops_before_anything_is_written(
+def test_what_is_not_finite_stops_before_a_checkpoint_is_written(
     make, tmp_path, name, value
 ):
-    found = dataclasses.replace(session.Losses(1.0, 1.0, 1.0, 1.0), **{name: value})
+    original = session.Session.call
+
+    def call(opened, key, arrays):
+        found = original(opened, key, arrays)
+        return {**found, name: np.float32(value)} if key == "train" else found
+
     run = make("diverged")
-    with mock.patch.object(session.Session, "train", return_value=found):
+    before = run._session.state()
+    with mock.patch.object(session.Session, "call", call):
         with pytest.raises(runs.TrainingError, match="step 1.*nothing was saved"):
             run.run()
-    assert not list((tmp_path / "diverged").iterdir())
+    (written,) = (tmp_path / "diverged").iterdir()
+    (line,) = map(json.loads, written.read_text().splitlines())
+    assert (line["kind"], line["step"], line["not_finite"]) == ("refused", 1, [])
+    after = run._session.state()
+    assert all(after[n].tobytes() == before[n].tobytes() for n in before)
+
+
+def test_a_run_that_diverged_goes_on_at_a_smaller_rate(make, tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "run")
+    more = dataclasses.replace(SETTINGS, epochs=5, learning_rate=1e30)
+    run = make("run", more)
+    before = run._session.state()
+    with pytest.raises(runs.TrainingError, match=r"3\d.*variables.*--resume") as caught:
+        run.run()
+    # The message and the file tell which layers; the weights are the last epoch's.
+    line = json.loads((tmp_path / "run" / training.METRICS).read_text().split("\n")[-2])
+    assert line["kind"] == "refused" and line["not_finite"][0] in str(caught.value)
+    after = run._session.state()
+    assert all(after[n].tobytes() == before[n].tobytes() for n in before)
+    assert (tmp_path / "run" / training.LATEST).read_bytes() == (
+        whole / training.LATEST
+    ).read_bytes()
+    state = make("run", dataclasses.replace(more, learning_rate=1e-4)).run()
+    assert state.epoch == 5 and np.isfinite(state.last["loss"])
+    lines = (tmp_path / "run" / training.METRICS).read_text().splitlines()
+    assert {json.loads(line)["kind"] for line in lines} == {"step", "epoch"}
 
 
 def test_other_data_are_told_and_the_epoch_begins_anew(make, sets, caplog):
