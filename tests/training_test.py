@@ -371,6 +371,20 @@ def test_pictures_without_labels_count_for_their_class(make, sets):
     assert state.last["validation"]["images"] == 3
 
 
+def test_one_picture_without_a_hand_trains(make, sets):
+    """No anchor is positive in any batch, whose other places are empty."""
+    sample = dataclasses.replace(sets[0].samples[0], labels=())
+    lone = dataclasses.replace(sets[0], samples=(sample,))
+    run = make("run", dataclasses.replace(SETTINGS, epochs=2), lone)
+    before = run._session.state()
+    state = run.run()
+    after = run._session.state()
+    assert state.steps == 2 and np.isfinite(state.last["loss"])
+    assert all(np.isfinite(array).all() for array in after.values())
+    # Nothing pulls at the boxes; the scores go down.
+    assert any((after[n] != before[n]).any() for n in before if n.startswith("class"))
+
+
 def test_without_labels_there_is_nothing_to_train_on(make, sets):
     bare = tuple(dataclasses.replace(s, labels=None) for s in sets[0].samples)
     with pytest.raises(samples.DataError, match="one or more"):
@@ -394,12 +408,36 @@ def test_the_checkpoint_tells_how_to_go_on(whole):
         {"run": {"settings": {"frame": 1}}},
         {"run": {"settings": {"frame": [0.5, 0.9], "epochs": 0}}},
         {"run": []},
+        {"run": {"settings": 1, "state": [], "data": 1, "runtime": {}}},
     ],
 )
 def test_a_checkpoint_of_another_program_is_refused(extra):
     header = store.Header("0" * 64, {"name": "adam"}, extra=extra)
     with pytest.raises(runs.TrainingError, match="ondevice.train wrote"):
         runs.resumption(header)
+
+
+@pytest.mark.parametrize(
+    "part, changes",
+    [
+        ("settings", {"frame": ["0.5", 0.9]}),
+        ("settings", {"epochs": 10**400, "learning_rate": 10**400}),
+        ("settings", {"another": 1}),
+        ("state", {"epoch": "3"}),
+        ("state", {"epoch_step": -1}),
+        ("state", {"steps": 2**60}),
+        ("state", {"loss_sum": []}),
+        ("state", {"best": {"epoch": 1}}),
+        ("state", {"last": {"kind": "step"}}),
+        ("state", {"last": 7}),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(whole, part, changes):
+    _, header = store.load_file(whole / training.LATEST)
+    run = json.loads(json.dumps(header.extra["run"]))
+    run[part] |= changes
+    with pytest.raises(runs.TrainingError, match="does not tell how"):
+        runs.resumption(dataclasses.replace(header, extra={"run": run}))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 A line is of one of three kinds:
 {"kind": "step", "step", "epoch", "loss", "class_loss", "box_loss", "gradient_norm",
  "learning_rate"} and {"kind": "epoch", "epoch", "step", "loss", "validation": {"loss",
- "images", "class_accuracy", "recall", "mean_iou"}, "best"} and, of a step that was taken
-back, the run's last, {"kind": "refused", "step", "epoch", "learning_rate",
+ "images", "class_accuracy", "recall", "mean_iou"}, "best"} and, of a step that was
+taken back and ended the run, {"kind": "refused", "step", "epoch", "learning_rate",
 "not_finite": the variables that it made so}.
 No line tells the time of day: a run that was resumed writes the same bytes as one that
 never stopped.
@@ -14,14 +14,27 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
 from checkpoints import atomic
 
-STEP, EPOCH, REFUSED = KINDS = ("step", "epoch", "refused")
+STEP, EPOCH, REFUSED = ("step", "epoch", "refused")
+
+# What of a line must be a number, and of an epoch's validation.
+_NUMBERS = {
+    STEP: (
+        *("step", "epoch", "loss", "class_loss", "box_loss", "gradient_norm"),
+        "learning_rate",
+    ),
+    EPOCH: ("step", "epoch", "loss", "best"),
+    REFUSED: ("step", "epoch"),
+}
+_VALIDATED = ("class_accuracy", "recall", "mean_iou")
+# Steps and epochs that no run has.
+_TOO_MANY = 2**53
 
 
 class Journal:
@@ -50,7 +63,7 @@ class Journal:
         try:
             kept = self._path.read_text("utf-8").splitlines()[:count]
             self.lines = [_object(line) for line in kept]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             logging.warning("%s: lines before are lost: %s", self._path, error)
             self.lines = []
         if len(self.lines) < count:
@@ -69,12 +82,31 @@ class Journal:
             file.write(_text(self.lines[-1]))
 
 
+def is_line(found: Any, kinds: Sequence[str] = tuple(_NUMBERS)) -> bool:
+    """Whether something in JSON is a line of one of the kinds."""
+    if not isinstance(found, dict) or found.get("kind") not in kinds:
+        return False
+    numbers = [found.get(name) for name in _NUMBERS[found["kind"]]]
+    if found["kind"] == EPOCH:
+        validated = found.get("validation")
+        if not isinstance(validated, dict):
+            return False
+        numbers += [validated.get(name) for name in _VALIDATED]
+        # None where nothing was labelled, or it was not finite.
+        numbers.append(validated.get("loss", "absent") or 0)
+    return all(map(_is_number, numbers))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and -_TOO_MANY < value < _TOO_MANY
+
+
 def _text(line: Mapping[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 
 
 def _object(text: str) -> dict[str, Any]:
     found = json.loads(text)
-    if not isinstance(found, dict) or found.get("kind") not in KINDS:
+    if not is_line(found):
         raise ValueError(f"no line of ours: {text[:80]!r}")
     return found
