@@ -53,10 +53,9 @@ def tiny_model(
     @functools.cache
     def make(optimizer: str) -> pathlib.Path:
         # Here: most tests need no tensorflow.
-        from ondevice import fresh
         from ondevice.rebuild import porting
         from signatures import optimizers
-        from tests import tiny_detector
+        from tests import tiny_builds, tiny_detector
 
         clip_norm = 0.0 if optimizer == "sgd" else 1.0
         recipe = tiny_detector.recipe(
@@ -66,7 +65,7 @@ def tiny_model(
         )
         weights = porting.with_classes(tiny_detector.weights(), recipe.layers)
         with tiny_detector.known():
-            files = fresh.make(recipe, weights)
+            files = tiny_builds.made(recipe, weights)
         directory = tmp_path_factory.mktemp(optimizer)
         (directory / "model.tflite").write_bytes(files.model)
         (directory / "inference.tflite").write_bytes(files.inference)

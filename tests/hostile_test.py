@@ -1,4 +1,4 @@
-"""Short campaigns of damaged files, one for each reader; tests/soak has the long ones."""
+"""Short campaigns of damaged files, one for each reader; tests/soak runs long ones."""
 
 from __future__ import annotations
 

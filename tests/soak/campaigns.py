@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 Campaign = Callable[[int], Mapping[str, int] | None]
 
 
-
 def _later(module: str, name: str) -> Campaign:
     """A campaign whose module is imported when it is first run."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import io
-import json
 import pathlib
 import random
 import shutil

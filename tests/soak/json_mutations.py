@@ -58,4 +58,3 @@ def _change(draw: random.Random, document: list[Any]) -> None:
         holder[key] = holder[key] * draw.choice((-1, 0, 2, 0.5, 10**9)) + 1
     else:
         holder[key] = copy.deepcopy(draw.choice(_VALUES))
-

@@ -1,4 +1,4 @@
-"""Watches one reader at one input: which errors, how long, how much memory, which files.
+"""Watches one reader at one input: its errors, its time, its memory, what it writes.
 
 Memory is what Python and numpy allocate, by tracemalloc; what Pillow or torch allocate
 by themselves it does not see. Time is this process's own on the processor, so that a
@@ -19,7 +19,7 @@ from typing import Any
 # Packages whose errors are ours.
 OWN = ("checkpoints", "ondevice", "signatures")
 SECONDS = 2.0
-# Longest line of a message, in characters; bytes that any file may take, whatever its size.
+# Longest line of a message, in characters; bytes that the smallest file may take.
 MESSAGE, FREE = 8_000, 2 * 2**20
 
 # What a reader may not do, by the names of Python's audit events.
