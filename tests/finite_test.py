@@ -76,9 +76,8 @@ class NotFiniteTest(session_test.SessionTestCase):
             opened.train(**arrays)
         with self.assertRaisesRegex(finite.NotFiniteError, "'learning_rate' with 1"):
             opened.train(**batch(learning_rate=number))
-        features = opened.features(batch()["image"])
+        features = {"feature_0": np.full((2, 2), number, np.float32)}
         given = {k: v for k, v in batch().items() if k != "image"}
-        features["feature_0"][0, 0] = number
         with self.assertRaisesRegex(finite.NotFiniteError, "feature_0"):
             opened.train_features(**features, **given, learning_rate=0.01)
         self.assert_states_equal(opened.state(), before)

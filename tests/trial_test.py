@@ -71,6 +71,19 @@ def test_another_byte_another_runtime_or_version_is_tried_again(tries, monkeypat
         assert tries[-1] == (GOOD, runtimes.installed()[1])
 
 
+def test_a_runtime_without_a_version_tries_each_time(tries, cache, monkeypatch):
+    def unknown(name):
+        raise trial.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(trial.importlib.metadata, "version", unknown)
+    require(GOOD)
+    require(GOOD)
+    assert len(tries) == 2 and not cache.exists()
+    trial.record(GOOD)
+    require(GOOD)
+    assert len(tries) == 2
+
+
 def test_what_is_unsound_is_not_even_tried(tries):
     four = ((4,), "FLOAT32", 0)
     data = tflite_file_test.model_bytes(

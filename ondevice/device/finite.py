@@ -37,12 +37,16 @@ class Keeper:
     """Keeps the last good state of a session; as in its file until it knows another."""
 
     def __init__(self) -> None:
-        self._good: dict[str, np.ndarray] | None = None
+        self._good: Mapping[str, np.ndarray] | None = None
 
     def remember(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Takes a state for the last good one, if every number in it is finite."""
         if not store.not_finite(tensors):
-            self._good = {name: np.array(array) for name, array in tensors.items()}
+            self.keep({name: np.array(array) for name, array in tensors.items()})
+
+    def keep(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """The same of arrays that are nobody else's, and proven finite."""
+        self._good = tensors
 
     def step(
         self, opened: session.Session, key: str, arrays: Mapping[str, Any]

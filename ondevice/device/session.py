@@ -91,13 +91,13 @@ class Session:
                 f"Received: {name}, with the metadata {sorted(self.file.metadata)}."
             )
         self.manifest: manifests.Manifest = embedded
-        soundness.require(self.file)
         faults = checks.disagreements(self.file, self.manifest)
         if faults:
             raise SessionError(
                 f"A file's signatures must be those of its manifest. Received: "
                 f"{strict_json.summary(faults)}; in {name}."
             )
+        soundness.require(self.file)
         self.runtime = runtimes.choose(runtime, bool(self.file.flex()))
         self.threads = threads
         self._interpreter = self._created()
@@ -201,13 +201,7 @@ class Session:
           SessionError: Naming every missing, unknown or misshapen array, before any
             variable is set; or if the file did not take them all.
         """
-        version = np.array(contract.FORMAT_VERSION, np.int32)
-        found = self.call(contract.RESTORE, {_VERSION: version, **tensors})
-        if int(found[_RESTORED]) != len(tensors):
-            raise SessionError(
-                f"The file must take all {len(tensors)} tensors. Received: "
-                f"{int(found[_RESTORED])} taken."
-            )
+        self._set(tensors)
         self._keeper.remember(tensors)
 
     def forget_steps(self) -> None:
@@ -267,7 +261,7 @@ class Session:
             extra=extra or {},
         )
         store.save_file(path, tensors, header)
-        self._keeper.remember(tensors)
+        self._keeper.keep(tensors)
 
     def restore(self, path: str | os.PathLike[str]) -> store.Header | None:
         """Takes up a checkpoint, whole or not at all.
@@ -291,7 +285,8 @@ class Session:
         tensors, header = store.load_file(path)
         own = self.manifest
         store.require(tensors, header, own.variables, own.fingerprint, own.optimizer)
-        self.load_state(tensors)
+        self._set(tensors)
+        self._keeper.keep(tensors)
         return header
 
     def call(self, key: str, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -324,6 +319,16 @@ class Session:
                     f"{' '.join(str(error).split())}."
                 ) from error
             return {spec.name: _own(found[spec.name]) for spec in signature.outputs}
+
+    def _set(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """As `load_state`, which also takes note."""
+        version = np.array(contract.FORMAT_VERSION, np.int32)
+        found = self.call(contract.RESTORE, {_VERSION: version, **tensors})
+        if int(found[_RESTORED]) != len(tensors):
+            raise SessionError(
+                f"The file must take all {len(tensors)} tensors. Received: "
+                f"{int(found[_RESTORED])} taken."
+            )
 
     def _step(self, key: str, arrays: Mapping[str, Any]) -> Losses:
         """Takes a step, or none where something is not finite; as `train`."""

@@ -75,7 +75,8 @@ def require(
             f"The runtime {name!r} must be able to run the model, which is tried in a "
             f"process of its own. Received: {verdict.error}; in {where}."
         )
-    _add(f"{_digest(model.data)} {_ran_by(name)}")
+    if by := _ran_by(name):
+        _add(f"{_digest(model.data)} {by}")
 
 
 def record(*models: bytes) -> None:
@@ -92,8 +93,12 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _ran_by(runtime: str) -> str:
-    return f"{runtime} {importlib.metadata.version(_PACKAGES[runtime])}"
+def _ran_by(runtime: str) -> str | None:
+    """A runtime and its version; None where that is not known, as of nightly builds."""
+    try:
+        return f"{runtime} {importlib.metadata.version(_PACKAGES[runtime])}"
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _lines() -> list[str]:
