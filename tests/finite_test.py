@@ -76,17 +76,18 @@ class NotFiniteTest(session_test.SessionTestCase):
             opened.train(**arrays)
         with self.assertRaisesRegex(finite.NotFiniteError, "'learning_rate' with 1"):
             opened.train(**batch(learning_rate=number))
-        features = {"feature_0": np.full((2, 2), number, np.float32)}
-        given = {k: v for k, v in batch().items() if k != "image"}
-        with self.assertRaisesRegex(finite.NotFiniteError, "feature_0"):
-            opened.train_features(**features, **given, learning_rate=0.01)
         self.assert_states_equal(opened.state(), before)
 
-    def test_large_finite_inputs_are_taken(self):
+    def test_steps_on_features_are_taken_back_too(self):
         opened = self.open()
-        image = np.full((2, 4, 4, 3), 3e38, np.float32)  # Whose sum is not finite.
-        with self.assertRaisesRegex(finite.NotFiniteError, "A step must find"):
-            opened.train(**batch(image=image), learning_rate=0.0)
+        before = opened.state()
+        given = {k: v for k, v in batch().items() if k != "image"}
+        features = np.full((2, 2), np.nan, np.float32)
+        with self.assertRaisesRegex(finite.NotFiniteError, "must find finite"):
+            opened.train_features(feature_0=features, **given, learning_rate=0.01)
+        with self.assertRaisesRegex(finite.NotFiniteError, "inputs of a step"):
+            opened.train_features(feature_0=features * 0, **given, learning_rate=np.inf)
+        self.assert_states_equal(opened.state(), before)
 
 
 if __name__ == "__main__":
