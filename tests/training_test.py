@@ -318,7 +318,7 @@ def test_a_run_that_diverged_goes_on_at_a_smaller_rate(make, tmp_path, whole):
     more = dataclasses.replace(SETTINGS, epochs=5, learning_rate=1e30)
     run = make("run", more)
     before = run._session.state()
-    with pytest.raises(runs.TrainingError, match=r"3\d.*variables.*--resume") as caught:
+    with pytest.raises(runs.TrainingError, match=r"variables.*--resume") as caught:
         run.run()
     # The message and the file tell which layers; the weights are the last epoch's.
     line = json.loads((tmp_path / "run" / training.METRICS).read_text().split("\n")[-2])

@@ -108,4 +108,3 @@ def _require(arrays: Mapping[str, Any]) -> None:
             "The inputs of a step must be finite. Received: "
             f"{strict_json.summary(faults)}; no step was taken."
         )
-
