@@ -52,7 +52,7 @@ def _with_member(draw: random.Random, whole: bytes) -> bytes:
         names = old.namelist()
         wanted = [name for name in names if name.endswith(".pkl")]
         chosen = wanted[0] if wanted and draw.random() < 0.8 else draw.choice(names)
-        way = draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        way = draw.choice((zipfile.ZIP_STORED,) * 4 + (zipfile.ZIP_DEFLATED,))
         with zipfile.ZipFile(stream, "w", way) as new:
             for name in names:
                 content = old.read(name)
