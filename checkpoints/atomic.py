@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import errno
 import itertools
 import os
 import pathlib
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
 
-# What a killed process left behind is swept away by the next write of the same file
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody can remove a file that is open.
+    fcntl = None  # type: ignore[assignment]
+
+# Where the file system knows no locks, what a killed process left behind is swept away
 # once it is this old; younger ones may belong to a process at work.
 _STALE_SECONDS = 3600.0
+# Name of a temporary file, with that of the file that it is to become.
+_TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")
 # Chunks in one call; POSIX systems take at least 16, Linux and macOS 1,024.
 _BATCH = 512
 
@@ -26,8 +36,10 @@ def write(
     """Writes a file so that at any moment `path` is the old file or the new one.
 
     The chunks go to a temporary name in the same directory, are flushed to the disk,
-    and take the name in one step; then the directory is flushed. On any failure the old
-    file is as it was and the temporary one is gone. A symbolic link stays one.
+    and take the name in one step; then the directory is flushed. On any failure before
+    that last flush the old file is as it was and the temporary one is gone; if the last
+    one fails, the new file is there, whole. What killed processes left of earlier
+    writes is swept away. A symbolic link stays one.
 
     Args:
       path: Of the file; its directory exists.
@@ -38,17 +50,45 @@ def write(
 
     Raises:
       ValueError: If the head has another length.
-      OSError: If the file cannot be written.
+      OSError: If the file cannot be written; it names `path`.
     """
-    target = pathlib.Path(os.path.realpath(path))
-    prefix = f".{target.name}."
-    _sweep(target.parent, prefix)
-    temporary = target.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    # Not tempfile: its files are private, whatever the umask says.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        _write(pathlib.Path(os.path.realpath(path)), chunks, head, reserve)
+    except OSError as error:
+        if error.errno is None:  # None of the system's.
+            raise
+        # It knows a number, or the temporary name.
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def sweep(directory: str | os.PathLike[str], name: str | None = None) -> None:
+    """Removes what killed processes left behind while they wrote, and never fails.
+
+    Args:
+      directory: To look in.
+      name: Of the file that was to be written; None stands for any.
+    """
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and name in (None, found[1]):
+                with contextlib.suppress(OSError):  # Gone by now, or not ours.
+                    _remove_abandoned(entry)
+
+
+def _write(
+    target: pathlib.Path,
+    chunks: Iterable[bytes | memoryview],
+    head: Callable[[], bytes] | None,
+    reserve: int,
+) -> None:
+    sweep(target.parent, target.name)
+    descriptor, temporary = _begin(target)
+    held = None
     try:
         try:
+            if fcntl:  # Elsewhere a file that is open cannot be renamed.
+                held = os.dup(descriptor)  # Keeps the lock until it has its name.
             os.lseek(descriptor, reserve, os.SEEK_SET)
             _write_all(descriptor, chunks)
             first = head() if head else b""
@@ -63,9 +103,47 @@ def write(
             os.close(descriptor)
         os.replace(temporary, target)
     except BaseException:  # KeyboardInterrupt too must leave nothing behind.
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # The first failure is the one to tell.
+            os.unlink(temporary)
         raise
+    finally:
+        if held is not None:
+            with contextlib.suppress(OSError):  # All was flushed, and closed, before.
+                os.close(held)
     _flush_directory(target.parent)
+
+
+def _begin(target: pathlib.Path) -> tuple[int, pathlib.Path]:
+    """Makes the temporary file, and locks it so that nobody sweeps it away."""
+    # Not tempfile: its files are private, whatever the umask says.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        name = f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        temporary = target.parent / name
+        descriptor = os.open(temporary, flags, 0o666)
+        # A sweeping process may have met it before the lock: then it is gone, or will
+        # be, and another one is made.
+        if _locked(descriptor) is not False and os.path.exists(temporary):
+            return descriptor, temporary
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Locks a file for as long as it is open, or until this process ends.
+
+    Returns:
+      Whether it is locked now; False if another process has it; None where there are
+      no locks.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # Some network file systems.
+        return None
+    return True
 
 
 def _write_all(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:
@@ -88,20 +166,29 @@ def _flush_directory(directory: pathlib.Path) -> None:
     """Flushes the new name itself; where directories cannot be opened, nothing."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # Files may be made there, but not listed.
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Not for directories.
+            raise
     finally:
         os.close(descriptor)
 
 
-def _sweep(directory: pathlib.Path, prefix: str) -> None:
-    oldest = time.time() - _STALE_SECONDS
-    with os.scandir(directory) as entries:
-        names = [e for e in entries if e.name.startswith(prefix)]
-    for entry in names:
-        try:
-            if entry.name.endswith(".tmp") and entry.stat().st_mtime < oldest:
-                os.unlink(entry.path)
-        except FileNotFoundError:  # Another process swept it.
-            pass
+def _remove_abandoned(entry: os.DirEntry[str]) -> None:
+    """Removes a temporary file whose writer has ended."""
+    if not entry.is_file(follow_symlinks=False):
+        return
+    descriptor = os.open(entry.path, os.O_RDONLY)
+    try:
+        locked = _locked(descriptor)
+        if locked is None:
+            locked = entry.stat().st_mtime < time.time() - _STALE_SECONDS
+        if locked:
+            os.unlink(entry.path)
+    finally:
+        os.close(descriptor)

@@ -24,8 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
-import math
 import os
 import pathlib
 import sys
@@ -33,6 +31,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+
+from ondevice import json_line
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -57,8 +57,7 @@ class Outcome:
     """What a command found.
 
     Attributes:
-      result: The JSON object of the last line; numpy's numbers and arrays, paths and
-        dataclasses are turned into JSON, numbers that are not finite into null.
+      result: The JSON object of the last line, as `json_line.dump` takes it.
       holds: Whether it verified what it was to verify.
     """
 
@@ -115,9 +114,7 @@ def run(
       docstring: Of the command's module, with examples; the text of --help.
       values: The command's flags.
     """
-    status = execute(main, docstring, sys.argv, values)
-    sys.stdout.flush()
-    sys.exit(status)
+    sys.exit(execute(main, docstring, sys.argv, values))
 
 
 def execute(
@@ -133,8 +130,7 @@ def execute(
       argument; 130 interrupted.
     """
     if _wants_help(argv):
-        print(help_text(docstring, argv[0], values))
-        return OK
+        return _print(help_text(docstring, argv[0], values), OK)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     try:
@@ -144,7 +140,7 @@ def execute(
         outcome = main(arguments)
         if not isinstance(outcome, Outcome):
             outcome = Outcome(outcome)
-        line = json.dumps(_plain(outcome.result), allow_nan=False)
+        line = json_line.dump(outcome.result)
     except KeyboardInterrupt:
         return _complain(["interrupted"], INTERRUPTED)
     except (flags.Error, app.UsageError) as error:
@@ -161,8 +157,7 @@ def execute(
         lines = getattr(error, "lines", [str(error)])
         return _complain(lines, getattr(error, "exit_status", FAILED))
     sys.stderr.flush()
-    print(line, flush=True)
-    return OK if outcome.holds else FAILED
+    return _print(line, OK if outcome.holds else FAILED)
 
 
 def existing(path: str | None, what: str) -> str:
@@ -377,24 +372,18 @@ def _wants_help(argv: Sequence[str]) -> bool:
     return False
 
 
+def _print(text: str, status: int) -> int:
+    """Writes to stdout, which may be a full disk or a pipe that nobody reads."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is left in the buffer would fail again, with a traceback, at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _complain([f"{error.strerror}: stdout"], FAILED)
+    return status
+
+
 def _complain(lines: Sequence[str], status: int) -> int:
     first, *rest = (" ".join(line.split()) for line in lines)
     print("\n  ".join([f"error: {first}", *rest]), file=sys.stderr, flush=True)
     return status
-
-
-def _plain(value: Any) -> Any:
-    """Returns what JSON holds; NaN and infinities become null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy, which is not imported for this.
-        return _plain(value.tolist())
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
+from checkpoints import atomic
 from ondevice import commands
 
 if TYPE_CHECKING:
@@ -168,16 +169,19 @@ def train(config: TrainConfig) -> dict[str, Any]:
       KeyboardInterrupt: After Ctrl-C.
       OSError: If a file cannot be read or written.
     """
-    from ondevice.device import image_cache, label_sheets, opening, runs, session
-    from ondevice.device import training, trial, usage
+    from ondevice.device import claims, image_cache, label_sheets, opening, runs
+    from ondevice.device import session, training, trial, usage
 
     started = time.monotonic()
     directory = config.checkpoint_dir
     latest = directory / training.LATEST
-    _refuse(config, latest)
     threads = opening.thread_count(config.threads)
-    trial.require(config.model, config.runtime, str(config.model))
     with contextlib.ExitStack() as stack:
+        begun = directory.exists()
+        if begun:
+            stack.enter_context(claims.claimed(directory))
+        _refuse(config, latest)
+        trial.require(config.model, config.runtime, str(config.model))
         opened = stack.enter_context(
             session.Session(config.model, config.runtime, threads)
         )
@@ -196,7 +200,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
                 label_sheets.write(
                     dataset, config.show_labels, cache, prefix, commands.progress
                 )
-        directory.mkdir(parents=True, exist_ok=True)
+        if begun:
+            atomic.sweep(directory)
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(claims.claimed(directory))
+            _refuse(config, latest)  # Another process may have made it meanwhile.
         # One thread: it runs beside the steps, which have the others.
         beside = dataclasses.replace(config, threads=1)
         untouched = stack.enter_context(_labeller(beside)()).detector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.util
 import os
@@ -44,7 +45,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def tiny_model(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], pathlib.Path]:
-    """Optimizer -> a trainable file of the tiny detector, classes a and b; made once.
+    """Optimizer -> a trainable file of the tiny detector, classes a and b.
+
+    Made once, whatever number of processes run the tests.
 
     Everything trains with adam; with the others, for speed, the last block and the
     heads. `inference.tflite` lies beside it.
@@ -52,23 +55,18 @@ def tiny_model(
 
     @functools.cache
     def make(optimizer: str) -> pathlib.Path:
-        # Here: most tests need no tensorflow.
-        from ondevice.rebuild import porting
-        from signatures import optimizers
-        from tests import tiny_builds, tiny_detector
+        from tests.soak import models
 
-        clip_norm = 0.0 if optimizer == "sgd" else 1.0
-        recipe = tiny_detector.recipe(
-            classes=("a", "b"),
-            settings=optimizers.Settings(optimizer, clip_norm),
-            trainable="all" if optimizer == "adam" else "blocks:1",
-        )
-        weights = porting.with_classes(tiny_detector.weights(), recipe.layers)
-        with tiny_detector.known():
-            files = tiny_builds.made(recipe, weights)
-        directory = tmp_path_factory.mktemp(optimizer)
-        (directory / "model.tflite").write_bytes(files.model)
-        (directory / "inference.tflite").write_bytes(files.inference)
+        base = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            base = base.parent  # All workers'.
+        directory = base / f"tiny-{optimizer}"
+        with open(base / f"tiny-{optimizer}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not directory.exists():
+                made = tmp_path_factory.mktemp(optimizer)
+                models.write(made, optimizer)
+                made.rename(directory)
         return directory / "model.tflite"
 
     return make

@@ -19,6 +19,7 @@ DEVICE_SIDE = (
     "signatures/contract.py",
     "ondevice/__init__.py",
     "ondevice/commands.py",
+    "ondevice/json_line.py",
     "ondevice/exporting.py",
     "ondevice/extraction.py",
     "ondevice/precision.py",

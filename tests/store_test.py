@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from absl.testing import absltest, parameterized
 
-from checkpoints import atomic, manifest, store
+from checkpoints import manifest, store
 
 HEADER = store.Header(
     fingerprint="ab" * 32,
@@ -160,35 +160,6 @@ class SaveTest(StoreTestCase):
             values.add(int(value[0]))
             self.assertEqual(value.min(), value.max())
         self.assertGreater(max(values), 0)
-
-
-class AtomicTest(StoreTestCase):
-    def test_partial_writes_are_continued(self):
-        with mock.patch.object(
-            os, "writev", side_effect=lambda fd, views: os.write(fd, views[0][:3])
-        ):
-            atomic.write(self.path, [b"abcde", b"", b"fg"], lambda: b"head", 4)
-        self.assertEqual(self.path.read_bytes(), b"headabcdefg")
-
-    def test_old_leftovers_are_swept_and_young_ones_kept(self):
-        old, young = (self.directory / f".x.safetensors.{i}.tmp" for i in "12")
-        for leftover in (old, young):
-            leftover.write_bytes(b"cut")
-        os.utime(old, (1, 1))
-        atomic.write(self.path, [b"new"])
-        there = sorted(os.listdir(self.directory))
-        self.assertEqual(there, [young.name, "x.safetensors"])
-
-    def test_links_and_the_umask_hold(self):
-        real = self.directory / "real"
-        real.write_bytes(b"old")
-        self.path.symlink_to(real)
-        atomic.write(self.path, [b"new"])
-        self.assertTrue(self.path.is_symlink())
-        self.assertEqual(real.read_bytes(), b"new")
-        plain = self.directory / "plain"
-        plain.touch()
-        self.assertEqual(real.stat().st_mode, plain.stat().st_mode)
 
 
 class LoadTest(StoreTestCase):

@@ -13,6 +13,7 @@ never stopped.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +21,10 @@ from typing import Any
 from absl import logging
 
 from checkpoints import atomic
+from ondevice.device import history
 
-STEP, EPOCH, REFUSED = ("step", "epoch", "refused")
+STEP, EPOCH = history.STEP, history.EPOCH
+REFUSED = "refused"
 
 # What of a line must be a number, and of an epoch's validation.
 _NUMBERS = {
@@ -41,7 +44,7 @@ class Journal:
     """The lines of one run.
 
     Attributes:
-      lines: What was written, in order.
+      count: Lines written.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -52,7 +55,14 @@ class Journal:
         """
         self._path = path
         self._begun = False
-        self.lines: list[dict[str, Any]] = []
+        self._before = b""  # Lines of before, until they are written anew.
+        self._history = history.History()
+        self.count = 0
+
+    @property
+    def lines(self) -> list[Mapping[str, Any]]:
+        """What there is to draw of the run, as `history.History.lines` gives it."""
+        return self._history.lines
 
     def rewind(self, count: int) -> None:
         """Goes back to what a checkpoint knows of, and drops the lines after.
@@ -61,25 +71,43 @@ class Journal:
           count: Lines that were written when it was saved.
         """
         try:
-            kept = self._path.read_text("utf-8").splitlines()[:count]
-            self.lines = [_object(line) for line in kept]
+            # A power failure may have left anything behind what was flushed.
+            kept = self._path.read_bytes().splitlines()[:count]
+            for line in map(_object, kept):
+                self._history.add(line)
+            self.count, self._before = len(kept), b"".join(k + b"\n" for k in kept)
         except (OSError, ValueError, RecursionError) as error:
             logging.warning("%s: lines before are lost: %s", self._path, error)
-            self.lines = []
-        if len(self.lines) < count:
-            missing = count - len(self.lines)
+            self._history, self.count = history.History(), 0
+        if self.count < count:
+            missing = count - self.count
             logging.warning("%s: %d lines before are lost.", self._path, missing)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Writes one more line."""
-        self.lines.append(dict(line))
-        if not self._begun:
-            text = "".join(map(_text, self.lines))
-            atomic.write(self._path, [text.encode()])
-            self._begun = True
-            return
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_text(self.lines[-1]))
+        """Writes one more line.
+
+        Raises:
+          OSError: If it cannot be written.
+        """
+        text = (json.dumps(line, allow_nan=False) + "\n").encode()
+        if self._begun:
+            with open(self._path, "ab") as file:
+                file.write(text)
+        else:
+            atomic.write(self._path, [self._before, text])
+            self._begun, self._before = True, b""
+        self._history.add(dict(line))
+        self.count += 1
+
+    def flush(self) -> None:
+        """Brings all lines to the disk, so that no checkpoint knows of more.
+
+        Raises:
+          OSError: If they cannot be.
+        """
+        if self._begun:
+            with open(self._path, "ab") as file:
+                os.fsync(file.fileno())
 
 
 def is_line(found: Any, kinds: Sequence[str] = tuple(_NUMBERS)) -> bool:
@@ -101,12 +129,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and -_TOO_MANY < value < _TOO_MANY
 
 
-def _text(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, allow_nan=False) + "\n"
-
-
-def _object(text: str) -> dict[str, Any]:
-    found = json.loads(text)
+def _object(text: bytes) -> dict[str, Any]:
+    found = json.loads(text.decode())
     if not is_line(found):
         raise ValueError(f"no line of ours: {text[:80]!r}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import importlib.util
+import io
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from checkpoints import atomic
 from ondevice.device import journal
 
 # Time that passes after a drawing, in units of what it cost: a drawing takes 0.3 s of
@@ -144,10 +146,9 @@ def draw(lines: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in (top, middle, bottom):
         axes.grid(alpha=0.3)
-    # Written whole: a viewer may reload it at any moment.
-    temporary = path.with_name(f".{path.name}.tmp")
-    page.savefig(temporary, format="png", dpi=100)
-    temporary.replace(path)
+    stream = io.BytesIO()
+    page.savefig(stream, format="png", dpi=100)
+    atomic.write(path, [stream.getbuffer()])
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:

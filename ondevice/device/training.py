@@ -288,7 +288,7 @@ class Training:
 
     def _add(self, line: Mapping[str, Any]) -> None:
         self._journal.add(line)
-        self.state.lines = len(self._journal.lines)
+        self.state.lines = self._journal.count
         self._plot.offer(self._journal.lines)
         self._events.add(line)
 
@@ -299,6 +299,7 @@ class Training:
             "data": self._data,
             "runtime": self._session.runtime,
         }
+        self._journal.flush()
         self._session.save(
             self._directory / name,
             epoch=self.state.epoch,

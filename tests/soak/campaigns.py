@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 Campaign = Callable[[int], Mapping[str, int] | None]
 
 
-def _later(module: str, name: str) -> Campaign:
+def _later(module: str, name: str = "run") -> Campaign:
     """A campaign whose module is imported when it is first run."""
 
     def campaign(seed: int) -> Mapping[str, int] | None:
@@ -28,6 +28,11 @@ def _later(module: str, name: str) -> Campaign:
 
 # Each of a module of its own in this package.
 ALL: dict[str, Campaign] = {
+    "faults": _later("faults"),
+    "killed": _later("killed"),
+    "long": _later("long"),
+    "power": _later("power"),
+} | {
     f"hostile_{name}": _later(f"hostile_{module}", name)
     for module, names in {
         "models": ("tflite", "decoding", "manifest"),

@@ -1,0 +1,56 @@
+"""Keeps a directory to one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from absl import logging
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]
+
+
+class ClaimError(ValueError):
+    """A directory that another process works in."""
+
+
+@contextlib.contextmanager
+def claimed(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Locks a directory as long as the context is open.
+
+    The lock is the system's, on the directory itself: no file is written, and nothing
+    is left of a process that was killed. Where there are no such locks, a line in the
+    log says so, and nobody is kept out.
+
+    Args:
+      directory: That exists.
+
+    Raises:
+      ClaimError: If it is locked already, by whatever process.
+      OSError: If it cannot be opened.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ClaimError(
+                "One process at a time must train in a directory. Received: "
+                f"{os.fspath(directory)}, in which another one does; nothing was "
+                "written."
+            ) from error
+        except OSError as error:
+            logging.warning(
+                "%s cannot be locked (%s): no other process must train there.",
+                os.fspath(directory), error.strerror,
+            )  # fmt: skip
+        yield
+    finally:
+        os.close(descriptor)
