@@ -28,6 +28,7 @@ from checkpoints import atomic, folds, patch, tflite_file
 from checkpoints import manifest as manifests
 from ondevice import keras_files, quantise, rewrite
 from ondevice import precision as precisions
+from ondevice.device import trial
 from signatures import contract, folding, keras_model
 from signatures.gradients import graph
 
@@ -287,8 +288,10 @@ def write(
     frozen = _inference_of(module, module.parameters(), precisions.FLOAT32)
     folder = pathlib.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write(folder / "model.tflite", [embed(data, manifest)])
+    model = embed(data, manifest)
+    atomic.write(folder / "model.tflite", [model])
     atomic.write(folder / "inference.tflite", [frozen])
+    trial.record(model, frozen)
     atomic.write(folder / "manifest.json", [manifests.to_json(manifest).encode()])
     return manifest
 
@@ -313,7 +316,9 @@ def write_inference(
       OSError: If a file cannot be read or written.
     """
     weights = keras_files.learnt(module, checkpoint)
-    atomic.write(path, [_inference_of(module, weights, precision)])
+    frozen = _inference_of(module, weights, precision)
+    atomic.write(path, [frozen])
+    trial.record(frozen)
 
 
 def _inference_of(

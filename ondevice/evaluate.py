@@ -244,8 +244,9 @@ def _earlier(path: pathlib.Path) -> list[str]:
     """Names of the pictures that an earlier evaluation drew; none where none did."""
     try:
         models = json.loads(path.read_text())["models"]
-        return _names([entry["path"] for entry in models])
-    except (OSError, ValueError, KeyError, TypeError):
+        names = _names([entry["path"] for entry in models])
+        return [name for name in names if name.isprintable()]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

@@ -29,7 +29,9 @@ from ondevice.device import (
     image_cache,
     labelled,
     opening,
+    runtimes,
     session,
+    trial,
 )
 
 # Takes the two files, running, and finds out what the second has lost.
@@ -148,6 +150,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
         commands.require_tensorflow("--method=reconvert")
     source = exports.Source.read(str(config.model), config.template)
     _require_detector(config, source)
+    trial.require(source.file, runtimes.AUTO, str(config.model))
+    if (config.kind, config.method) == ("inference", "patch"):  # What it is made of.
+        template = source.template()[0]
+        trial.require(template, runtimes.AUTO, str(source.template_path))
     state = _state(config, source)
     precision = _precision(config, source)
     measure = _measure(config, source, precision)
@@ -172,6 +178,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         found = measure(*files) if measure else None
     _require(config, found)
     atomic.write(str(config.output), [data])
+    trial.record(data)
     logging.info("%s: %d bytes, %s.", config.output, len(data), config.kind)
     return {
         "output": config.output,

@@ -19,6 +19,7 @@ from checkpoints import atomic, patch, tflite_file
 from ondevice import convert
 from ondevice import precision as precisions
 from ondevice.detection import anchors
+from ondevice.device import trial
 from ondevice.rebuild import network, specs, topology, trunks
 from signatures import contract, losses, optimizers, scores, stateless
 from signatures import trainable
@@ -150,6 +151,8 @@ class Files:
                 atomic.write(directory / name, [content])
             else:
                 (directory / name).unlink(missing_ok=True)
+        if proven:
+            trial.record(self.model, self.inference)
 
 
 def recipe_of(manifest: manifests.Manifest) -> Recipe:

@@ -170,7 +170,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
       OSError: If a file cannot be read or written.
     """
     from ondevice.device import claims, image_cache, label_sheets, opening, runs
-    from ondevice.device import session, training, usage
+    from ondevice.device import session, training, trial, usage
 
     started = time.monotonic()
     directory = config.checkpoint_dir
@@ -181,6 +181,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if begun:
             stack.enter_context(claims.claimed(directory))
         _refuse(config, latest)
+        trial.require(config.model, config.runtime, str(config.model))
         opened = stack.enter_context(
             session.Session(config.model, config.runtime, threads)
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from checkpoints import tflite_file
+from checkpoints import soundness, tflite_file
 from ondevice import sources
 from ondevice.rebuild import porting, recognition
 
@@ -41,5 +41,6 @@ def read(source: str) -> Ported:
     """
     located = sources.locate(source)
     file = tflite_file.parse(located.data)
+    soundness.require(file)
     found = recognition.recognise(file)
     return Ported(located, file, found, porting.port(file, found))

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from ondevice import evaluate
 from tests import shared_data, small_data
 
 FIGURES = ["images", "class_accuracy", "recall", "ap", "ap50", "mean_iou", "confusion"]
@@ -111,6 +112,19 @@ def test_pictures_of_an_earlier_evaluation_go(tiny_model, data, env, tmp_path):
     ]  # fmt: skip
     with Image.open(tmp_path / "confusion.png") as picture:
         assert picture.width > 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000, "\0", '{"models": [{"path": "a\\u0000b"}, {"path": "\\ud800"}]}',
+        '{"models": [{"path": 1}, {}]}', '{"models": 1}', "[]",
+    ],
+)  # fmt: skip
+def test_no_picture_of_an_earlier_evaluation_that_makes_no_sense(tmp_path, text):
+    path = tmp_path / "evaluation.json"
+    path.write_text(text)
+    assert evaluate._earlier(path) == []
 
 
 def test_without_matplotlib(tiny_model, data, tmp_path):

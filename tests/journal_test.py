@@ -40,7 +40,16 @@ def test_rewinding_drops_what_the_checkpoint_does_not_know(path):
     assert read(path) == [step(1), step(2), epoch(1)]
 
 
-@pytest.mark.parametrize("text", ["", "{}\n", "no JSON\n", "[1]\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}\n", "no JSON\n", "[1]\n", "[" * 100_000 + "\n", '{"kind": "step"}\n',
+        json.dumps({**step(1), "loss": None}), json.dumps({**step(1), "step": "1"}),
+        json.dumps({**step(1), "loss": 1e300}), json.dumps({**epoch(1), "best": []}),
+        json.dumps({**epoch(1), "validation": 1}), json.dumps({**epoch(1), "kind": []}),
+        json.dumps({**epoch(1), "validation": {"recall": 1}}),
+    ],
+)  # fmt: skip
 def test_lost_lines_do_not_stop_a_run(path, text):
     path.write_text(text)
     again = journal.Journal(path)

@@ -165,6 +165,8 @@ class TestKept:
             '{"x": 1}',
             '{"x": [1, [2], []]}',
             '{"x": [NaN, [1,2,3,4], []]}',
+            f'{{"x": [0.5, [1, 2, 3, {10**400}], []]}}',
+            "[" * 100_000,
         ],
     )
     def test_broken_files_are_drawn_anew(self, dataset, tmp_path, monkeypatch, text):

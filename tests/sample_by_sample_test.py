@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
-from signatures import contract, losses, optimizers, sample_by_sample, stateless, trainable
+from signatures import contract, losses, optimizers, sample_by_sample, stateless
+from signatures import trainable
 
 
 class SummedTest(parameterized.TestCase):

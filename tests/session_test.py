@@ -14,7 +14,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, patch, store, tflite_file
-from ondevice.device import exports, runtimes, session
+from ondevice.device import exports, finite, runtimes, session
 from tests import tflite_file_test, tiny
 
 IMAGE = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 4, 4, 3)
@@ -197,6 +197,9 @@ class SelectTest(SessionTestCase):
             again.state()
         with self.assertRaises(FileNotFoundError):
             again.restore(self.directory / "nowhere")
+        with self.assertRaisesRegex(finite.NotFiniteError, "restoring a checkpoint"):
+            for _ in range(3):
+                again.train(**batch(), learning_rate=1e30)
 
     @parameterized.parameters(
         *(name for name in runtimes.installed() if name != "tensorflow")
@@ -332,7 +335,7 @@ class RefusalTest(SessionTestCase):
         opened = self.open()
         opened.save(self.path)
         before = self.path.read_bytes()
-        opened.train(**batch(), learning_rate=float("nan"))
+        opened.call("train", batch(learning_rate=float("nan")))
         with self.assertRaisesRegex(store.CheckpointError, "not finite"):
             opened.save(self.path)
         self.assertEqual(self.path.read_bytes(), before)

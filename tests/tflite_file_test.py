@@ -40,6 +40,7 @@ def model_bytes(
     signature=False,
     subgraphs=1,
     shared=False,
+    metadata=(),
 ) -> bytes:
     """Writes a small .tflite with the schema package.
 
@@ -53,6 +54,7 @@ def model_bytes(
       signature: Whether to add one called `run`.
       subgraphs: How often the one subgraph is listed.
       shared: Whether each tensor is the same table.
+      metadata: (name, buffer) each.
     """
     builder = flatbuffers.Builder(1024)
 
@@ -163,7 +165,16 @@ def model_bytes(
         tflite.SignatureDefAddOutputs(builder, entries)
         tflite.SignatureDefAddSignatureKey(builder, key)
         signatures = vector([tflite.SignatureDefEnd(builder)])
+    entries = []
+    for name, number in metadata:
+        text = builder.CreateString(name)
+        tflite.MetadataStart(builder)
+        tflite.MetadataAddName(builder, text)
+        tflite.MetadataAddBuffer(builder, number)
+        entries.append(tflite.MetadataEnd(builder))
+    entries = vector(entries)
     tflite.ModelStart(builder)
+    tflite.ModelAddMetadata(builder, entries)
     tflite.ModelAddVersion(builder, 3)
     tflite.ModelAddOperatorCodes(builder, kinds)
     tflite.ModelAddSubgraphs(builder, graphs)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 
 from checkpoints import manifest as manifests
 from ondevice import fresh
+from ondevice.device import trial
 from signatures import optimizers
 from tests import tiny_detector
 
 CLASSES = ("fist", "open")
+
+
+def made(recipe: fresh.Recipe, weights: Mapping[str, np.ndarray]) -> fresh.Files:
+    """A build's files, on record as a build's are, so that no command tries them."""
+    files = fresh.make(recipe, weights)
+    trial.record(files.model, files.inference)
+    return files
 
 
 def heads_recipe() -> fresh.Recipe:
@@ -27,7 +36,7 @@ def heads_recipe() -> fresh.Recipe:
 def heads() -> fresh.Files:
     """The files of `heads_recipe`."""
     with tiny_detector.known():
-        return fresh.make(heads_recipe(), tiny_detector.weights(1, len(CLASSES)))
+        return made(heads_recipe(), tiny_detector.weights(1, len(CLASSES)))
 
 
 @functools.cache
@@ -35,7 +44,7 @@ def whole() -> fresh.Files:
     """One class, every weight trains, momentum."""
     recipe = tiny_detector.recipe(settings=optimizers.Settings("momentum", 0.0))
     with tiny_detector.known():
-        return fresh.make(recipe, tiny_detector.weights(2))
+        return made(recipe, tiny_detector.weights(2))
 
 
 def new_classes_recipe() -> fresh.Recipe:
@@ -49,7 +58,7 @@ def new_classes_recipe() -> fresh.Recipe:
 def new_classes() -> fresh.Files:
     """The files of `new_classes_recipe`."""
     with tiny_detector.known():
-        return fresh.make(new_classes_recipe(), tiny_detector.weights(4, len(CLASSES)))
+        return made(new_classes_recipe(), tiny_detector.weights(4, len(CLASSES)))
 
 
 @functools.cache
@@ -59,7 +68,7 @@ def select(ops: str = "select") -> fresh.Files:
         trainable="heads", settings=optimizers.Settings("adam", 1.0), ops=ops
     )
     with tiny_detector.known():
-        return fresh.make(recipe, tiny_detector.weights(3))
+        return made(recipe, tiny_detector.weights(3))
 
 
 def batch(manifest: manifests.Manifest, seed: int = 0) -> dict[str, np.ndarray]:

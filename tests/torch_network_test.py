@@ -1,7 +1,9 @@
 """Tests of ondevice/rebuild/torch_network.py and state_dicts.py."""
 
 import dataclasses
+import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -202,6 +204,21 @@ class TestStateDict:
         ):
             assert part in str(error.value)
 
+    def test_a_tensor_without_numbers_is_named(self, tmp_path):
+        _, state = self._state()
+        state["stem.bias"] = torch.empty(state["stem.bias"].shape, device="meta")
+        torch.save(state, tmp_path / "W.pth")
+        found = state_dicts.load((tmp_path / "W.pth").read_bytes(), "W.pth")
+        with pytest.raises(state_dicts.StateDictError, match="stem.bias of .*meta"):
+            self._read(found)
+
+    def test_a_tensor_that_is_negated_later_is_read(self):
+        _, state = self._state()
+        turned = torch.view_as_complex(torch.ones(*state["stem.bias"].shape, 2))
+        state["stem.bias"] = turned.conj().imag  # A view of ones, to be negated.
+        assert state["stem.bias"].is_neg()
+        assert (self._read(state)["conv2d/bias"] == -1).all()
+
     def test_classes_are_counted_by_the_heads(self):
         layers = topology.draw(self.spec, 5, manifests.PLAIN)
         state = state_dicts.of_weights(self.spec.name, layers, _weights(layers))
@@ -229,6 +246,16 @@ class TestFile:
         with pytest.raises(state_dicts.StateDictError, match="W.pth"):
             state_dicts.load(content, "W.pth")
         assert not opened.exists()
+
+    def test_a_packed_file_is_not_unpacked(self, tmp_path):
+        torch.save({"a": torch.zeros(10**6)}, tmp_path / "W.pth")
+        packed = io.BytesIO()
+        with zipfile.ZipFile(tmp_path / "W.pth") as old:
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+                for name in old.namelist():
+                    new.writestr(name, old.read(name))
+        with pytest.raises(state_dicts.StateDictError, match="bytes packed in"):
+            state_dicts.load(packed.getvalue(), "W.pth")
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no zip at all"])
     def test_what_is_no_state_dict_is_named(self, content):

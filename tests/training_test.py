@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging as standard_logging
 import pathlib
+import shutil
 import signal
 from unittest import mock
 
@@ -291,15 +292,46 @@ def test_a_run_of_before_there_was_patience_goes_on_without(whole):
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_stops_before_anything_is_written(
+def test_what_is_not_finite_stops_before_a_checkpoint_is_written(
     make, tmp_path, name, value
 ):
-    found = dataclasses.replace(session.Losses(1.0, 1.0, 1.0, 1.0), **{name: value})
+    original = session.Session.call
+
+    def call(opened, key, arrays):
+        found = original(opened, key, arrays)
+        return {**found, name: np.float32(value)} if key == "train" else found
+
     run = make("diverged")
-    with mock.patch.object(session.Session, "train", return_value=found):
+    before = run._session.state()
+    with mock.patch.object(session.Session, "call", call):
         with pytest.raises(runs.TrainingError, match="step 1.*nothing was saved"):
             run.run()
-    assert not list((tmp_path / "diverged").iterdir())
+    (written,) = (tmp_path / "diverged").iterdir()
+    (line,) = map(json.loads, written.read_text().splitlines())
+    assert (line["kind"], line["step"], line["not_finite"]) == ("refused", 1, [])
+    after = run._session.state()
+    assert all(after[n].tobytes() == before[n].tobytes() for n in before)
+
+
+def test_a_run_that_diverged_goes_on_at_a_smaller_rate(make, tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "run")
+    more = dataclasses.replace(SETTINGS, epochs=5, learning_rate=1e30)
+    run = make("run", more)
+    before = run._session.state()
+    with pytest.raises(runs.TrainingError, match=r"variables.*--resume") as caught:
+        run.run()
+    # The message and the file tell which layers; the weights are the last epoch's.
+    line = json.loads((tmp_path / "run" / training.METRICS).read_text().split("\n")[-2])
+    assert line["kind"] == "refused" and line["not_finite"][0] in str(caught.value)
+    after = run._session.state()
+    assert all(after[n].tobytes() == before[n].tobytes() for n in before)
+    assert (tmp_path / "run" / training.LATEST).read_bytes() == (
+        whole / training.LATEST
+    ).read_bytes()
+    state = make("run", dataclasses.replace(more, learning_rate=1e-4)).run()
+    assert state.epoch == 5 and np.isfinite(state.last["loss"])
+    lines = (tmp_path / "run" / training.METRICS).read_text().splitlines()
+    assert {json.loads(line)["kind"] for line in lines} == {"step", "epoch"}
 
 
 def test_other_data_are_told_and_the_epoch_begins_anew(make, sets, caplog):
@@ -339,6 +371,20 @@ def test_pictures_without_labels_count_for_their_class(make, sets):
     assert state.last["validation"]["images"] == 3
 
 
+def test_one_picture_without_a_hand_trains(make, sets):
+    """No anchor is positive in any batch, whose other places are empty."""
+    sample = dataclasses.replace(sets[0].samples[0], labels=())
+    lone = dataclasses.replace(sets[0], samples=(sample,))
+    run = make("run", dataclasses.replace(SETTINGS, epochs=2), lone)
+    before = run._session.state()
+    state = run.run()
+    after = run._session.state()
+    assert state.steps == 2 and np.isfinite(state.last["loss"])
+    assert all(np.isfinite(array).all() for array in after.values())
+    # Nothing pulls at the boxes; the scores go down.
+    assert any((after[n] != before[n]).any() for n in before if n.startswith("class"))
+
+
 def test_without_labels_there_is_nothing_to_train_on(make, sets):
     bare = tuple(dataclasses.replace(s, labels=None) for s in sets[0].samples)
     with pytest.raises(samples.DataError, match="one or more"):
@@ -352,36 +398,3 @@ def test_the_checkpoint_tells_how_to_go_on(whole):
     assert (found.state.epoch, found.state.steps) == (3, 15)
     assert int(tensors["step"]) == header.step == 15
     assert all(np.isfinite(array).all() for array in tensors.values())
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {},
-        {"run": {}},
-        {"run": {"settings": {"frame": 1}}},
-        {"run": {"settings": {"frame": [0.5, 0.9], "epochs": 0}}},
-        {"run": []},
-    ],
-)
-def test_a_checkpoint_of_another_program_is_refused(extra):
-    header = store.Header("0" * 64, {"name": "adam"}, extra=extra)
-    with pytest.raises(runs.TrainingError, match="ondevice.train wrote"):
-        runs.resumption(header)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"epochs": 0}, "one epoch"),
-        ({"learning_rate": float("nan")}, "positive, finite"),
-        ({"learning_rate": 0.0}, "positive, finite"),
-        ({"schedule": "step"}, "schedule"),
-        ({"seed": -1}, "seed"),
-        ({"frame": (0.5, 1.5)}, "frame"),
-        ({"patience": -1}, "patience"),
-    ],
-)
-def test_settings_that_make_no_sense(changes, message):
-    with pytest.raises(runs.TrainingError, match=message):
-        runs.Settings(**changes)

@@ -142,7 +142,7 @@ def _convert(job: training.Job, folder: pathlib.Path) -> None:
 
     manifest = manifests.of_file(tflite_file.read(folder / "start" / "model.tflite"))
     assert manifest is not None  # It was embedded just now.
-    with np.load(folder / training.WEIGHTS) as stored:
+    with np.load(folder / training.WEIGHTS, allow_pickle=False) as stored:
         weights = dict(stored)
     data, _ = fresh.make_inference(fresh.recipe_of(manifest), manifest, weights)
     _fresh(folder / "tensorflow" / "inference.tflite").write_bytes(data)

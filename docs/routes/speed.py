@@ -66,7 +66,7 @@ def measure(folder: pathlib.Path, runtime: str) -> dict[str, Any]:
     `timing.ratio` to the vendor's file.
     """
     settings = json.loads((folder / "rounds.json").read_text())
-    with np.load(folder / "probes.npz") as stored:
+    with np.load(folder / "probes.npz", allow_pickle=False) as stored:
         images = stored["images"]
         expected = {n: stored[n] for n in (REGRESSORS, CLASSIFICATORS)}
     paths = sorted(folder.glob("*.tflite"))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints import soundness, tflite_file
 from ondevice.device import probe, runtimes
 
 _MODULE = "ondevice.device.interpreted"
@@ -62,6 +63,7 @@ def read(
 
 
 def _tensors(path: str, runtime: str, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    soundness.require(tflite_file.read(path))
     interpreter = runtimes.create(path, runtime, every_tensor=True)
     for entry in interpreter.get_input_details():
         if entry["dtype"] not in (np.bytes_, np.str_, np.object_):

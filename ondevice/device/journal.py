@@ -1,9 +1,11 @@
 """metrics.jsonl: what a run reached, one JSON object a line.
 
-A line is of one of two kinds:
+A line is of one of three kinds:
 {"kind": "step", "step", "epoch", "loss", "class_loss", "box_loss", "gradient_norm",
  "learning_rate"} and {"kind": "epoch", "epoch", "step", "loss", "validation": {"loss",
- "images", "class_accuracy", "recall", "mean_iou"}, "best"}.
+ "images", "class_accuracy", "recall", "mean_iou"}, "best"} and, of a step that was
+taken back and ended the run, {"kind": "refused", "step", "epoch", "learning_rate",
+"not_finite": the variables that it made so}.
 No line tells the time of day: a run that was resumed writes the same bytes as one that
 never stopped.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -22,6 +24,20 @@ from checkpoints import atomic
 from ondevice.device import history
 
 STEP, EPOCH = history.STEP, history.EPOCH
+REFUSED = "refused"
+
+# What of a line must be a number, and of an epoch's validation.
+_NUMBERS = {
+    STEP: (
+        *("step", "epoch", "loss", "class_loss", "box_loss", "gradient_norm"),
+        "learning_rate",
+    ),
+    EPOCH: ("step", "epoch", "loss", "best"),
+    REFUSED: ("step", "epoch"),
+}
+_VALIDATED = ("class_accuracy", "recall", "mean_iou")
+# Steps and epochs that no run has.
+_TOO_MANY = 2**53
 
 
 class Journal:
@@ -60,7 +76,7 @@ class Journal:
             for line in map(_object, kept):
                 self._history.add(line)
             self.count, self._before = len(kept), b"".join(k + b"\n" for k in kept)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             logging.warning("%s: lines before are lost: %s", self._path, error)
             self._history, self.count = history.History(), 0
         if self.count < count:
@@ -94,8 +110,27 @@ class Journal:
                 os.fsync(file.fileno())
 
 
+def is_line(found: Any, kinds: Sequence[str] = tuple(_NUMBERS)) -> bool:
+    """Whether something in JSON is a line of one of the kinds."""
+    if not isinstance(found, dict) or found.get("kind") not in kinds:
+        return False
+    numbers = [found.get(name) for name in _NUMBERS[found["kind"]]]
+    if found["kind"] == EPOCH:
+        validated = found.get("validation")
+        if not isinstance(validated, dict):
+            return False
+        numbers += [validated.get(name) for name in _VALIDATED]
+        # None where nothing was labelled, or it was not finite.
+        numbers.append(validated.get("loss", "absent") or 0)
+    return all(map(_is_number, numbers))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and -_TOO_MANY < value < _TOO_MANY
+
+
 def _object(text: bytes) -> dict[str, Any]:
     found = json.loads(text.decode())
-    if not isinstance(found, dict) or found.get("kind") not in (STEP, EPOCH):
+    if not is_line(found):
         raise ValueError(f"no line of ours: {text[:80]!r}")
     return found

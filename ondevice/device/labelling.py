@@ -151,6 +151,17 @@ def _kept(
             _write(path, kept)
 
 
+# What reading labels that we did not write raises, by experience.
+_NO_LABELS = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
+
+
 def _read(path: pathlib.Path) -> dict[str, decoding.Detection | None]:
     """What the file holds; nothing, with a line in the log, where it is broken."""
     try:
@@ -158,7 +169,7 @@ def _read(path: pathlib.Path) -> dict[str, decoding.Detection | None]:
         return {key: _detection(value) for key, value in document.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except _NO_LABELS as error:
         logging.warning("%s: labels are drawn anew: %s", path, str(error)[:200])
         return {}
 

@@ -16,7 +16,7 @@ from absl import logging
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file, weights
 from ondevice.detection import anchors, decoding
-from ondevice.device import detectors, exports, runtimes, session
+from ondevice.device import detectors, exports, runtimes, session, trial
 from ondevice.rebuild import recognition, specs
 
 # More threads than these only wait for each other in networks of this size.
@@ -120,6 +120,7 @@ def open_detector(
         )
     if manifest is None:
         found = recognition.recognise(file)
+        trial.require(file, runtime, os.fspath(path))
         # The one class that Google trained.
         yield Opened(
             _vendor(file, found, digest, runtime, threads),
@@ -127,6 +128,7 @@ def open_detector(
             trained=False,
         )
         return
+    trial.require(file, runtime, os.fspath(path))
     with session.Session(path, runtime, threads) as opened:
         trained = manifest.kind == "inference" or _steps(opened) > 0
         trained = trained or _elsewhere(manifest)

@@ -107,11 +107,15 @@ def invoke_all(path: str, runtime: str) -> None:
     """Loads a file and invokes whatever can be invoked, with zeros.
 
     Raises:
+      TfliteError: If it is malformed or unsound; no interpreter sees it then.
       RuntimeChoiceError, RuntimeFailure: As `runtimes.create`.
       RuntimeError, ValueError: From the interpreter, naming the signature.
     """
     import numpy as np
 
+    from checkpoints import soundness, tflite_file
+
+    soundness.require(tflite_file.read(path))
     interpreter = runtimes.create(path, runtime)
     # A select-ops file restores what it saved, so that goes first.
     keys = sorted(interpreter.get_signature_list())

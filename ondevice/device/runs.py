@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from checkpoints import store
-from ondevice.device import schedule
+from checkpoints import store, strict_json
+from ondevice.device import journal, schedule
 
 # Why a run ended.
 EPOCHS, PATIENCE = "epochs", "patience"
@@ -126,19 +126,54 @@ def resumption(header: store.Header) -> Resumption:
     Raises:
       TrainingError: If something else wrote it.
     """
-    try:
-        run = dict(header.extra["run"])
+    faults: list[str] = []
+    run = strict_json.decode(_Run, header.extra.get("run"), "run", faults)
+    found = None
+    if not faults:
         # Runs of before there were these had none.
-        settings = {"patience": 0, "head_epochs": 0, **run["settings"]}
-        low, high = map(float, settings["frame"])
-        return Resumption(
-            Settings(**{**settings, "frame": (low, high)}),
-            State(**run["state"]),
-            str(run["data"]),
-            str(run["runtime"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        settings = {"patience": 0, "head_epochs": 0, **run.settings}
+        state = {"patience_from": 0, **run.state}
+        try:
+            found = Resumption(
+                strict_json.decode(Settings, settings, "settings", faults),
+                strict_json.decode(State, state, "state", faults),
+                run.data,
+                run.runtime,
+            )
+        except TrainingError as error:
+            faults.append(str(error))
+    if found is not None and not faults:
+        faults = _impossible(found.state)
+    if found is None or faults:
         raise TrainingError(
             "A run must go on from a checkpoint that ondevice.train wrote. "
-            f"Received: one whose header does not tell how: {error}."
-        ) from error
+            "Received: one whose header does not tell how: "
+            f"{strict_json.summary(faults)}."
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The header's own entry."""
+
+    settings: Mapping[str, Any]
+    state: Mapping[str, Any]
+    data: str
+    runtime: str
+
+
+def _impossible(state: State) -> list[str]:
+    """What no type can tell of a state."""
+    counts = ("epoch", "epoch_step", "steps", "lines", "patience_from")
+    faults = [
+        f"state.{name} is {getattr(state, name)}"
+        for name in counts
+        if not 0 <= getattr(state, name) < 2**53
+    ]
+    return faults + [
+        f"state.{name} is no line of an epoch"
+        for name in ("last", "best")
+        if getattr(state, name) is not None
+        and not journal.is_line(getattr(state, name), (journal.EPOCH,))
+    ]

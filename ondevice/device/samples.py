@@ -16,6 +16,8 @@ from ondevice.device import images
 
 # A message lists at most this many faults, and counts the rest.
 _LISTED = 1000
+# Characters of one; what it quotes may be anything.
+_LONGEST = 600
 
 _CHECKING_THREADS = 2
 
@@ -34,7 +36,7 @@ class DataError(ValueError):
 
     def __init__(self, where: object, faults: Sequence[str]) -> None:
         self.where = where
-        listed = [" ".join(fault.split()) for fault in faults[:_LISTED]]
+        listed = [_shortened(" ".join(f.split())) for f in faults[:_LISTED]]
         if len(faults) > _LISTED:
             listed.append(f"and {len(faults) - _LISTED} more.")
         head = f"{where} cannot be used as data:"
@@ -49,6 +51,12 @@ class DataError(ValueError):
         """One error that lists the faults of several."""
         where = " and ".join(str(error.where) for error in errors)
         return cls(where, [fault for error in errors for fault in error.faults])
+
+
+def _shortened(fault: str) -> str:
+    """A fault without the middle of what it quotes, where that is endless."""
+    half = _LONGEST // 2
+    return fault if len(fault) <= _LONGEST else f"{fault[:half]} ... {fault[-half:]}"
 
 
 @dataclasses.dataclass(frozen=True)

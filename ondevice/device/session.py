@@ -11,8 +11,6 @@ The interpreter is not thread-safe; the session is: calls wait for each other.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import pathlib
 import threading
@@ -21,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints import atomic, store, strict_json, tflite_file
+from checkpoints import atomic, soundness, store, strict_json, tflite_file
 from checkpoints import manifest as manifests
-from ondevice.device import checks, exports, runtimes
+from ondevice.device import checks, exports, finite, results, runtimes
 from signatures import contract
 
 # What `save` and `restore` exchange beside variables, as the contract names it.
@@ -33,23 +31,6 @@ _NOW = {_VERSION: np.int32(contract.FORMAT_VERSION)}
 
 class SessionError(ValueError):
     """A file that a session cannot serve, or arrays that a signature does not take."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Losses:
-    """What a step, or an evaluation, found.
-
-    Attributes:
-      loss: What training minimises.
-      class_loss: Its class term, of a detector; otherwise NaN.
-      box_loss: Its box term, likewise.
-      gradient_norm: Before clipping; None from `evaluate`, which takes no gradient.
-    """
-
-    loss: float
-    class_loss: float = math.nan
-    box_loss: float = math.nan
-    gradient_norm: float | None = None
 
 
 class Session:
@@ -100,11 +81,13 @@ class Session:
                 f"A file's signatures must be those of its manifest. Received: "
                 f"{strict_json.summary(faults)}; in {name}."
             )
+        soundness.require(self.file)
         self.runtime = runtimes.choose(runtime, bool(self.file.flex()))
         self.threads = threads
         self._interpreter = self._created()
         self._runners: dict[str, Any] = {}
         self._lock = threading.RLock()
+        self._keeper = finite.Keeper()
 
     def __enter__(self) -> Session:
         return self
@@ -118,7 +101,7 @@ class Session:
             self._interpreter = None
             self._runners.clear()
 
-    def train(self, **arrays: Any) -> Losses:
+    def train(self, **arrays: Any) -> results.Losses:
         """Takes one optimizer step.
 
         Args:
@@ -127,20 +110,23 @@ class Session:
 
         Raises:
           SessionError: Naming every missing, unknown or misshapen array.
+          NotFiniteError: If a number that goes in is not finite, and nothing happened;
+            or a loss or the gradient's norm, and the variables are again what they
+            were when they were last loaded or saved, or as the file has them.
         """
-        return _losses(self.call(contract.TRAIN, arrays))
+        return self._step(contract.TRAIN, arrays)
 
-    def evaluate(self, **arrays: Any) -> Losses:
+    def evaluate(self, **arrays: Any) -> results.Losses:
         """Returns the losses and updates nothing; arrays as of `train`."""
-        return _losses(self.call(contract.EVALUATE, arrays))
+        return results.losses(self.call(contract.EVALUATE, arrays))
 
-    def train_features(self, **arrays: Any) -> Losses:
+    def train_features(self, **arrays: Any) -> results.Losses:
         """Takes one step of the heads on what `features` gave; arrays as of `train`."""
-        return _losses(self.call(contract.TRAIN_FEATURES, arrays))
+        return self._step(contract.TRAIN_FEATURES, arrays)
 
-    def train_classes(self, **arrays: Any) -> Losses:
+    def train_classes(self, **arrays: Any) -> results.Losses:
         """Takes one step of new class heads alone, on the trunk's features."""
-        return _losses(self.call(contract.TRAIN_CLASSES, arrays))
+        return self._step(contract.TRAIN_CLASSES, arrays)
 
     def infer(self, *inputs: np.ndarray) -> Any:
         """Runs the model.
@@ -198,12 +184,8 @@ class Session:
           SessionError: Naming every misfit, before any variable is set; or if the file
             did not take them all.
         """
-        found = self.call(contract.RESTORE, {**_NOW, **tensors})
-        if int(found[_RESTORED]) != len(tensors):
-            raise SessionError(
-                f"The file must take all {len(tensors)} tensors. Received: "
-                f"{int(found[_RESTORED])} taken."
-            )
+        self._set(tensors)
+        self._keeper.remember(tensors)
 
     def forget_steps(self) -> None:
         """Sets the optimizer's slots and its step to zero; the weights stay.
@@ -259,6 +241,7 @@ class Session:
             extra=extra or {},
         )
         store.save_file(path, tensors, header)
+        self._keeper.keep(tensors)
 
     def export(
         self,
@@ -306,7 +289,8 @@ class Session:
         tensors, header = store.load_file(path)
         own = self.manifest
         store.require(tensors, header, own.variables, own.fingerprint, own.optimizer)
-        self.load_state(tensors)
+        self._set(tensors)
+        self._keeper.keep(tensors)
         return header
 
     def call(self, key: str, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -338,7 +322,22 @@ class Session:
                     f"The signature {key!r} must run on {self.runtime!r}. Received: "
                     f"{' '.join(str(error).split())}."
                 ) from error
-            return {spec.name: _own(found[spec.name]) for spec in signature.outputs}
+            names = [spec.name for spec in signature.outputs]
+            return {name: results.own(found[name]) for name in names}
+
+    def _set(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """As `load_state`, which also takes note."""
+        found = self.call(contract.RESTORE, {**_NOW, **tensors})
+        if int(found[_RESTORED]) != len(tensors):
+            raise SessionError(
+                f"The file must take all {len(tensors)} tensors. Received: "
+                f"{int(found[_RESTORED])} taken."
+            )
+
+    def _step(self, key: str, arrays: Mapping[str, Any]) -> results.Losses:
+        """Takes a step, or none where something is not finite; as `train`."""
+        with self._lock:
+            return results.losses(self._keeper.step(self, key, arrays))
 
     def _invoke(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Runs an inference file, which has the vendor's outputs and no signature."""
@@ -363,7 +362,7 @@ class Session:
                 "An inference file must give regressors and classificators. Received: "
                 f"{[output.shape for output in found]}."
             )
-        return _own(found[0]), _own(found[1])
+        return results.own(found[0]), results.own(found[1])
 
     def _created(self) -> Any:
         return runtimes.create(self.file.data, self.runtime, self.threads)
@@ -387,14 +386,3 @@ def _checked(
             f"manifest's shapes and dtypes. Received: {strict_json.summary(faults)}."
         )
     return checked
-
-
-def _losses(found: Mapping[str, np.ndarray]) -> Losses:
-    names = [field.name for field in dataclasses.fields(Losses)]
-    return Losses(**{name: float(found[name]) for name in names if name in found})
-
-
-def _own(array: Any) -> np.ndarray:
-    """Returns an array that the interpreter does not hold."""
-    array = np.asarray(array)
-    return array if array.flags.owndata else array.copy()

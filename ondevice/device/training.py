@@ -23,6 +23,7 @@ from ondevice.device import (
     detectors,
     evaluation,
     events,
+    finite,
     image_cache,
     journal,
     labelled,
@@ -116,8 +117,8 @@ class Training:
           The state reached.
 
         Raises:
-          TrainingError: If the loss or the gradient is not finite; nothing is written
-            then, and the last checkpoint stays.
+          TrainingError: If the loss or the gradient is not finite: the step is taken
+            back, a line of metrics.jsonl tells it, and the last checkpoint stays.
           KeyboardInterrupt: After Ctrl-C, when the step has ended and all is saved. A
             second Ctrl-C does not wait.
           OSError: If something cannot be written.
@@ -162,8 +163,10 @@ class Training:
                     self.epoch_steps,
                     (phase.last - phase.first) * self.epoch_steps,
                 )
-                found = take(**batch, learning_rate=rate)
-                self._refuse_divergence(found, rate)
+                try:
+                    found = take(**batch, learning_rate=rate)
+                except finite.NotFiniteError as error:
+                    raise self._diverged(error, rate) from error
                 state.steps += 1
                 state.epoch_step += 1
                 state.loss_sum += found.loss
@@ -261,16 +264,27 @@ class Training:
         del found["confusion"]
         return {"loss": loss, **found}
 
-    def _refuse_divergence(self, found: session.Losses, rate: float) -> None:
-        numbers = dataclasses.asdict(found)
-        if not all(math.isfinite(number) for number in numbers.values()):
-            saved = self._directory / LATEST
-            kept = f"{saved} is as it was" if saved.exists() else "nothing was saved"
-            raise runs.TrainingError(
-                f"The loss must be finite. Received: {numbers} at step "
-                f"{self.state.steps + 1}, at the learning rate {rate:g}; {kept}. "
-                "Try a lower --learning_rate."
-            )
+    def _diverged(
+        self, error: finite.NotFiniteError, rate: float
+    ) -> runs.TrainingError:
+        """Writes down the step that was refused, and says how to go on."""
+        state, saved = self.state, self._directory / LATEST
+        self._journal.add(
+            {
+                "kind": journal.REFUSED,
+                "step": state.steps + 1,
+                "epoch": state.epoch,
+                "learning_rate": rate,
+                "not_finite": error.variables,
+            }
+        )
+        way = f"{saved} is as it was: --resume goes on from it"
+        if not saved.exists():
+            way = "nothing was saved yet: it must begin anew"
+        return runs.TrainingError(
+            f"The loss must be finite. At step {state.steps + 1}, at the learning rate "
+            f"{rate:g}: {error} Of the run {way}, with a lower --learning_rate."
+        )
 
     def _add(self, line: Mapping[str, Any]) -> None:
         self._journal.add(line)

@@ -26,7 +26,7 @@ def give(job: pathlib.Path, observed: Any) -> None:
 
 def take(job: pathlib.Path) -> runs.Seen:
     """Reads what the process saw."""
-    with np.load(job) as found:
+    with np.load(job, allow_pickle=False) as found:
         outputs = tuple(found[f"output/{i}"] for i in range(len(found.files) - 1))
         return runs.Seen(outputs, tuple(found["losses"].tolist()))
 
@@ -35,7 +35,7 @@ def given(job: pathlib.Path) -> Any:
     """The probe and the batches of a subject, as `give` wrote them."""
     probe: dict[str, np.ndarray] = {}
     batches: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(job) as found:
+    with np.load(job, allow_pickle=False) as found:
         rate = float(found["rate"])
         for key in found.files:
             kind, *place, name = key.split("/") if "/" in key else ("", key)

@@ -68,7 +68,7 @@ def observe(
         described = running.manifest
     costs = {way: _in_a_process(way, folder, runtime) for way in (_GUIDE, _PATCH)}
     file = tflite_file.read(folder / "model.tflite")
-    with np.load(folder / "guide.npz") as stored:
+    with np.load(folder / "guide.npz", allow_pickle=False) as stored:
         guides = patch.patch_trainable(file, described, dict(stored))
     models = {way: (folder / f"{way}.tflite").read_bytes() for way in costs}
     seen = {}
@@ -160,7 +160,7 @@ def _patch(
 
 def _main(way: str, folder: str, runtime: str) -> None:
     place = pathlib.Path(folder)
-    with np.load(place / "learnt.npz") as stored:
+    with np.load(place / "learnt.npz", allow_pickle=False) as stored:
         state = dict(stored)
     began = time.monotonic()
     if way == _GUIDE:

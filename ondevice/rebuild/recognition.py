@@ -136,8 +136,9 @@ def _graph_keys(graph: nodes.Graph) -> dict[int, str]:
         for index, shape in zip(graph.inputs, graph.input_shapes, strict=True)
     }
     for node in graph.nodes:
-        # Constants carry weights, which tell no network from another.
-        inputs = [keys[i] for i in node.inputs]
+        # Constants carry weights, which tell no network from another. What a node reads
+        # and nothing made before it is no network's.
+        inputs = [keys.get(i) or _digest("not computed", i) for i in node.inputs]
         keys[node.output] = _key(node.kind, node.window, node.shape, inputs)
     for index in graph.outputs:
         keys.setdefault(index, _digest("not computed", index))

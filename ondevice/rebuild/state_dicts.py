@@ -10,6 +10,7 @@ arithmetic (computed in float64, rounded once). A bias of zero changes nothing.
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -73,10 +74,17 @@ def to_weights(
             faults.append(
                 f"{row.name} of shape {tuple(tensor.shape)}, not {row.shape}"
             )
-        elif tensor.layout != torch.strided or tensor.dtype not in _EXACT:
-            faults.append(f"{row.name} of {tensor.dtype}, {tensor.layout}")
+        elif (
+            tensor.layout != torch.strided
+            or tensor.dtype not in _EXACT
+            or tensor.device.type != "cpu"  # `meta` has no numbers.
+        ):
+            faults.append(
+                f"{row.name} of {tensor.dtype}, {tensor.layout}, {tensor.device}"
+            )
         else:
-            arrays[row.name] = tensor.detach().to(torch.float32).numpy()
+            own = tensor.detach().to(torch.float32).resolve_neg()
+            arrays[row.name] = own.numpy()
             if not np.isfinite(arrays[row.name]).all():
                 faults.append(f"{row.name} with numbers that are not finite")
     if faults:
@@ -128,6 +136,7 @@ def load(content: bytes, where: str) -> dict[str, torch.Tensor]:
     Raises:
       StateDictError: If it is no mapping of names to tensors, or damaged.
     """
+    _refuse_compressed(content, where)
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch have each their own
@@ -145,6 +154,20 @@ def load(content: bytes, where: str) -> dict[str, torch.Tensor]:
             f"Received: {where}, {keys}."
         )
     return dict(found)
+
+
+def _refuse_compressed(content: bytes, where: str) -> None:
+    """Refuses an archive that would become more than it is; torch.save packs none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except Exception:  # No archive, or a broken one: torch says so.
+        return
+    if size > len(content):
+        raise StateDictError(
+            "A state dict must be stored as torch.save does, uncompressed. Received: "
+            f"{where}: {size} bytes packed in {len(content)}."
+        )
 
 
 def dump(state: Mapping[str, torch.Tensor]) -> bytes:

@@ -76,7 +76,7 @@ class Job:
         return (self.directory / name).read_bytes()
 
     def arrays(self, name: str) -> Arrays:
-        with np.load(self.directory / name) as stored:
+        with np.load(self.directory / name, allow_pickle=False) as stored:
             return dict(stored)
 
 

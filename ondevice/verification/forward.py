@@ -53,13 +53,13 @@ def run(
         failure = runners.alone(__name__, job, runtime)
         if failure:
             raise ForwardError(failure)
-        with np.load(job / f"{runtime}.npz") as stored:
+        with np.load(job / f"{runtime}.npz", allow_pickle=False) as stored:
             return dict(stored)
 
 
 def main(arguments: list[str]) -> int:
     directory, runtime = pathlib.Path(arguments[0]), arguments[1]
-    with np.load(directory / "probes.npz") as stored:
+    with np.load(directory / "probes.npz", allow_pickle=False) as stored:
         probes = dict(stored)
     found = {}
     for path in sorted(directory.glob("*.tflite")):

@@ -119,7 +119,7 @@ def prove(
             if failure:
                 checks.append(check.failed_to_run(runtime, failure))
                 continue
-            with np.load(job / f"{runtime}.npz") as stored:
+            with np.load(job / f"{runtime}.npz", allow_pickle=False) as stored:
                 arrays = dict(stored)
             facts = json.loads((job / f"{runtime}.json").read_text())
             refused = facts["vendor_refused"]

@@ -32,4 +32,13 @@ ALL: dict[str, Campaign] = {
     "killed": _later("killed"),
     "long": _later("long"),
     "power": _later("power"),
+} | {
+    f"hostile_{name}": _later(f"hostile_{module}", name)
+    for module, names in {
+        "models": ("tflite", "decoding", "manifest"),
+        "checkpoints": ("checkpoint", "tensorflow"),
+        "pictures": ("picture", "annotation", "coco"),
+        "torch": ("state_dict",),
+    }.items()
+    for name in names
 }

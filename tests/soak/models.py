@@ -40,10 +40,9 @@ def write(directory: pathlib.Path, optimizer: str = "adam") -> pathlib.Path:
       Of model.tflite.
     """
     # Here: a campaign's own process does without tensorflow.
-    from ondevice import fresh
     from ondevice.rebuild import porting
     from signatures import optimizers
-    from tests import tiny_detector
+    from tests import tiny_builds, tiny_detector
 
     recipe = tiny_detector.recipe(
         classes=("a", "b"),
@@ -52,7 +51,7 @@ def write(directory: pathlib.Path, optimizer: str = "adam") -> pathlib.Path:
     )
     weights = porting.with_classes(tiny_detector.weights(), recipe.layers)
     with tiny_detector.known():
-        files = fresh.make(recipe, weights)
+        files = tiny_builds.made(recipe, weights)
     (directory / "model.tflite").write_bytes(files.model)
     (directory / "inference.tflite").write_bytes(files.inference)
     return directory / "model.tflite"
