@@ -357,7 +357,7 @@ class ExportTest(SessionTestCase):
         target = self.directory / "new.tflite"
         opened.export(target)
         before = target.read_bytes()
-        opened.train(**batch(), learning_rate=float("nan"))
+        opened.call("train", batch(learning_rate=np.float32("nan")))
         with self.assertRaisesRegex(patch.PatchError, "not finite"):
             opened.export(target)
         self.assertEqual(target.read_bytes(), before)

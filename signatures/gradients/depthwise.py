@@ -141,7 +141,8 @@ class _Kernel:
             for axis, (before, _) in zip((over.rows, over.columns), edges)
         ):  # The operator pads so by itself, without a copy.
             return tf.nn.depthwise_conv2d(gradient, filters, [1] * 4, "SAME")
-        padded = window.resize_edges(gradient, *edges)
+        down, across = edges
+        padded = window.resize_edges(gradient, down, across)
         return tf.nn.depthwise_conv2d(padded, filters, [1] * 4, "VALID")
 
     @staticmethod
