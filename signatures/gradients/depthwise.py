@@ -141,8 +141,7 @@ class _Kernel:
             for axis, (before, _) in zip((over.rows, over.columns), edges)
         ):  # The operator pads so by itself, without a copy.
             return tf.nn.depthwise_conv2d(gradient, filters, [1] * 4, "SAME")
-        down, across = edges
-        padded = window.resize_edges(gradient, down, across)
+        padded = window.resize_edges(gradient, edges[0], edges[1])
         return tf.nn.depthwise_conv2d(padded, filters, [1] * 4, "VALID")
 
     @staticmethod

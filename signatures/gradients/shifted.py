@@ -20,7 +20,8 @@ from signatures.gradients import rule, window
 
 # Numbers of a band: a sum, a slice and a product of 0.3 MB each lie in a cache of 1 MB.
 _BAND = 80_000
-# As many parts as tflite-runtime 2.14 delegates a concatenation of.
+# Bands of a convolution: as many as tflite-runtime 2.14 delegates a concatenation of.
+# More, for a large batch, would make files of more operators than readers bear.
 _PARTS = 4
 
 
@@ -131,13 +132,14 @@ def _bands(
     Yields:
       (first sample, how many), the first row, how many rows.
     """
-    together = max(1, _BAND // (rows * width))
-    parts = -(-rows * width // _BAND) if together == 1 else 1
+    number = min(_PARTS, -(-batch * rows * width // _BAND))
+    groups = min(number, batch)
+    samples = [batch * i // groups for i in range(groups + 1)]
+    parts = min(number // groups, rows)
     edges = [rows * i // parts for i in range(parts + 1)]
-    for sample in range(0, batch, together):
-        samples = (sample, min(together, batch - sample))
+    for sample, behind in zip(samples, samples[1:]):
         for first, end in zip(edges, edges[1:]):
-            yield samples, first, end - first
+            yield (sample, behind - sample), first, end - first
 
 
 def _joined(bands: Sequence[tuple[tuple[int, int], tf.Tensor]]) -> tf.Tensor:
