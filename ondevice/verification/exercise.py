@@ -16,7 +16,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,6 @@ def checked_steps(steps: int) -> list[int]:
     return sorted({max(2, step) for step in wanted})
 
 
-# The finite difference changes the loss by about this share: large beside rounding,
-# small beside the loss's curvature and the next kinks.
-_LOSS_SHARE = 3e-4
-
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -60,6 +56,8 @@ class Job:
       rate: Learning rate.
       rates: Multiple of it that a weight learns at, by name, where it is not 1.
       steps: Steps of the long run.
+      shares: Of the loss, by which a finite difference changes it on each batch of one
+        image: large beside rounding, small beside curvature and the next kinks.
       threads: For the interpreters.
     """
 
@@ -67,6 +65,7 @@ class Job:
     rate: float
     rates: Mapping[str, float]
     steps: int
+    shares: Sequence[float]
     threads: int
 
     def has(self, name: str) -> bool:
@@ -300,7 +299,7 @@ class _Exercise:
             length = max(float(np.sqrt(squares)), 1e-30)
             runner = self._fresh()
             loss = float(runner.call(contract.EVALUATE, batch)["loss"])
-            reach = _LOSS_SHARE / 2 * abs(loss) / norm
+            reach = self._job.shares[index] / 2 * abs(loss) / norm
             measured = expected = 0.0
             for sign in (1.0, -1.0):
                 moved = {}

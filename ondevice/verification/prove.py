@@ -40,6 +40,13 @@ _STEADY = 2e-5
 _STEADY_IMAGES = 3
 _MOST_CANDIDATES = 30
 
+# Shares of the loss for the finite difference, and how straight the loss must be there,
+# by TensorFlow in float64; the bound is 1e-2. The largest is taken: weights that move by
+# a few units in the last place lose a twentieth of their effect to rounding, in float32
+# of anyone, where many cells are alike.
+_SHARES = (1e-2, 3e-3, 1e-3, 3e-4)
+_STRAIGHT = 3e-3
+
 # The only interpreter that carries Flex, TensorFlow's up to 2.19.
 _FLEX_RUNTIME = "tensorflow"
 
@@ -110,6 +117,7 @@ def prove(
             "rate": course.rate,
             "rates": recipe.rates,
             "steps": steps,
+            "shares": course.shares,
             "threads": _THREADS,
         }
         (job / "job.json").write_text(json.dumps(described))
@@ -156,6 +164,7 @@ class _Course:
       batches: Of one image each; the long run is on the first.
       mixed: Of all the images; the orders of signatures are run on it.
       rate: The learning rate.
+      shares: Of the loss, for the finite difference on each of `batches`.
     """
 
     def __init__(
@@ -186,6 +195,9 @@ class _Course:
         self.batches = [batch([shown[i % len(shown)]]) for i in range(count)]
         self.mixed = batch(shown)
         self.rate = self._truth.rate(self.mixed, self._settings)
+        self.shares = [
+            self._truth.straight(batch, _SHARES, _STRAIGHT) for batch in self.batches
+        ]
         self._fresh = self._truth.fresh_state(self._settings)
 
     @functools.cached_property

@@ -79,6 +79,39 @@ class Reference:
             for one, other in zip(found["float32"], found["float64"])
         )
 
+    def straight(
+        self, batch: Mapping[str, np.ndarray], shares: Sequence[float], within: float
+    ) -> float:
+        """How far the loss goes along its gradient as the gradient says.
+
+        In float64, by central differences about the first weights. The farther weights
+        move, the less a finite difference in float32 loses to rounding.
+
+        Args:
+          batch: The inputs of `train` by name, without the learning rate.
+          shares: Changes of the loss, from end to end, as shares of it.
+          within: How far the change may be from the share, relative.
+
+        Returns:
+          The largest such share, or the smallest where there is none.
+        """
+        variables = self._reset("float64")
+        image, targets = _tensors(batch, "float64")
+        loss, gradients = self._gradients["float64"](image, targets)
+        squares = max(sum(float(tf.reduce_sum(g * g)) for g in gradients), 1e-60)
+        start = [variable.numpy() for variable in variables]
+        for share in sorted(shares, reverse=True):
+            asked = share * abs(float(loss))
+            measured = 0.0
+            for sign in (1.0, -1.0):
+                for variable, value, gradient in zip(variables, start, gradients):
+                    variable.assign(value + sign * asked / 2 / squares * gradient)
+                found = self._loss(self._models["float64"](image), **targets)
+                measured += sign * float(found["loss"])
+            if abs(measured - asked) <= within * asked:
+                return share
+        return min(shares)
+
     def step(
         self,
         state: Mapping[str, np.ndarray],
