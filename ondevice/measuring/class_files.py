@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from checkpoints import atomic
+from checkpoints import manifest as manifests
 from ondevice import fresh, vendor
 from ondevice.measuring import classes as layout
 from ondevice.rebuild import porting
@@ -41,12 +42,14 @@ class Case:
       trainable: What trains.
       batch: Images in a training step.
       ops: `builtin` or `select`.
+      target: Runtimes that it is to be fast in, one of `manifest.TARGETS`.
     """
 
     classes: int = 1
     trainable: str = "all"
     batch: int = 8
     ops: str = "builtin"
+    target: str = manifests.ANY
 
 
 def recipe(ported: vendor.Ported, classes: int) -> fresh.Recipe:
@@ -104,8 +107,10 @@ def make_case(
         trainable=case.trainable,
         batch_size=case.batch,
         ops=case.ops,
+        target=case.target,
     )
-    said = f"{case.classes}-{case.trainable}-{case.batch}-{case.ops}".replace(":", "_")
+    parts = (case.classes, case.trainable, case.batch, case.ops, case.target)
+    said = "-".join(map(str, parts)).replace(":", "_")
 
     def convert() -> dict[str, bytes]:
         weights = _weights(ported, wanted)

@@ -107,10 +107,14 @@ def _slowdown(config: BenchmarkConfig) -> contest.Found:
 
 
 def _steps(config: BenchmarkConfig) -> contest.Found:
+    from checkpoints import manifest
     from ondevice.measuring import classes, steps
 
-    ops = ("builtin", "select") if config.peers else ("builtin",)
-    folders = _case_folders(config, config.batches, ops)
+    # A runtime that files can be made for is measured with one.
+    kinds = [("builtin", "any")]
+    kinds += [("builtin", r) for r in _runtimes(config) if r in manifest.TARGETS]
+    kinds += [("select", "any")] * config.peers
+    folders = _case_folders(config, config.batches, kinds)
     return steps.measure(
         [folder / classes.MODEL for folder in folders],
         tuple(steps.PEERS) if config.peers else (),
@@ -176,9 +180,9 @@ SECTIONS: dict[str, Callable[[BenchmarkConfig], contest.Found]] = {
 def _case_folders(
     config: BenchmarkConfig,
     batches: Sequence[int] = (8,),
-    ops: Sequence[str] = ("builtin",),
+    kinds: Sequence[tuple[str, str]] = (("builtin", "any"),),
 ) -> list[pathlib.Path]:
-    """Folders of trainable files, given or made; --ops=select is made where it can."""
+    """Folders of trainable files, given or made, each of (ops, target) in `kinds`."""
     if config.models is not None:
         return list(config.models)
     commands.require_tensorflow("ondevice.benchmark without --models")
@@ -186,10 +190,10 @@ def _case_folders(
     from ondevice.measuring import class_files
 
     ported = vendor.read(config.source)
-    cases = itertools.product(config.classes or (1,), config.trainable, batches, ops)
+    cases = itertools.product(config.classes or (1,), config.trainable, batches, kinds)
     return [
-        class_files.make_case(ported, class_files.Case(*case), config.output_dir)
-        for case in cases
+        class_files.make_case(ported, class_files.Case(*case, *kind), config.output_dir)
+        for *case, kind in cases
     ]
 
 

@@ -61,16 +61,21 @@ class _Files:
     """A subject's files.
 
     Attributes:
-      ours: With builtin operators.
-      parsed: The same.
+      targets: With builtin operators, by the runtimes that they were made for.
+      parsed: One of them.
       manifest: Embedded in it.
       flex: Built with --ops=select; None where there is none.
     """
 
-    ours: pathlib.Path
+    targets: dict[str, pathlib.Path]
     parsed: tflite_file.TfliteFile
     manifest: manifests.Manifest
     flex: pathlib.Path | None = None
+
+    @property
+    def plain(self) -> pathlib.Path:
+        """The file for any runtime, where there is one."""
+        return self.targets.get(manifests.ANY) or next(iter(self.targets.values()))
 
 
 def measure(
@@ -85,8 +90,9 @@ def measure(
     """Measures the steps of trainable files.
 
     Args:
-      models: Trainable files; of one subject one with builtin operators, and perhaps
-        one built with --ops=select, which is its peer.
+      models: Trainable files; of one subject one with builtin operators, perhaps one
+        for each target, which stands for it in that runtime, and perhaps one built with
+        --ops=select, which is its peer.
       peers: Of `PEERS`, which train what the file trains.
       pythons: Module of a peer -> interpreter of the environment that it is installed
         in, where that is not this one.
@@ -135,7 +141,8 @@ def _subjects(models: Sequence[pathlib.Path]) -> dict[Subject, _Files]:
         if manifest.ops == "select":
             flex[subject] = path
         else:
-            ours[subject] = _Files(path, parsed, manifest)
+            files = ours.setdefault(subject, _Files({}, parsed, manifest))
+            files.targets[manifest.target] = path
     for subject, files in ours.items():
         files.flex = flex.get(subject)
     return ours
@@ -162,7 +169,11 @@ def _tasks(
 
     tasks: dict[Hashable, worker.Task] = {
         (key, runtime): task(
-            "files", "ours", files.ours, runtime=runtime, signature=key
+            "files",
+            "ours",
+            files.targets.get(runtime, files.plain),
+            runtime=runtime,
+            signature=key,
         )
         for key in keys
         for runtime in runtimes
@@ -177,8 +188,8 @@ def _tasks(
         )
     for name in peers:
         module, options = PEERS[name]
-        tasks[name] = task(module, name, files.ours, **options)
-    tasks[_PRODUCT] = task("product", _PRODUCT, files.ours)
+        tasks[name] = task(module, name, files.plain, **options)
+    tasks[_PRODUCT] = task("product", _PRODUCT, files.plain)
     return tasks
 
 
