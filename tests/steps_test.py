@@ -11,7 +11,7 @@ import pytest
 
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file
-from ondevice import sources
+from ondevice import convert, sources
 from ondevice.device import runtimes, session
 from ondevice.measuring import (
     bounds, classes, contest, inferring, startup, step_inputs, steps, storage, timing,
@@ -213,6 +213,23 @@ def test_without_the_vendors_file_nothing_is_compared(
     assert not found.ratios and set(tasks[0]) == {"inference.tflite", "infer"}
     (entry,) = found.missing
     assert re.search(reason, entry["reason"])
+
+
+def test_a_runtime_trains_the_file_that_was_made_for_it(tmp_path, monkeypatch):
+    held = Held()
+    monkeypatch.setattr(contest, "hold", held)
+    models = []
+    for target in manifests.TARGETS:
+        files = tiny_builds.whole()
+        described = dataclasses.replace(files.manifest, target=target)
+        model = convert.embed(files.model, described)
+        folder = written(tmp_path, dataclasses.replace(files, model=model), target)
+        models.append(folder / classes.MODEL)
+    steps_of(models, runtimes=("ai_edge_litert", "tflite_runtime"))
+    (tasks,) = held.tasks
+    taken = {key[1]: task.options["file"] for key, task in tasks.items() if key[1:]}
+    assert taken["ai_edge_litert"] == str(models[0])
+    assert taken["tflite_runtime"] == str(models[1])
 
 
 def test_storage_is_measured(tmp_path):

@@ -190,11 +190,14 @@ def _case_folders(
     from ondevice.measuring import class_files
 
     ported = vendor.read(config.source)
-    cases = itertools.product(config.classes or (1,), config.trainable, batches, kinds)
-    return [
-        class_files.make_case(ported, class_files.Case(*case, *kind), config.output_dir)
-        for *case, kind in cases
+    counts = config.classes or (1,)
+    cases = [
+        class_files.Case(count, trained, batch, ops, target)
+        for count, trained, batch, (ops, target) in itertools.product(
+            counts, config.trainable, batches, kinds
+        )
     ]
+    return [class_files.make_case(ported, c, config.output_dir) for c in cases]
 
 
 def _plain_folders(config: BenchmarkConfig) -> list[pathlib.Path]:
