@@ -46,7 +46,6 @@ def checked_steps(steps: int) -> list[int]:
     return sorted({max(2, step) for step in wanted})
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What a build hands over.
