@@ -40,10 +40,10 @@ _STEADY = 2e-5
 _STEADY_IMAGES = 3
 _MOST_CANDIDATES = 30
 
-# Shares of the loss for the finite difference, and how straight the loss must be, by
-# TensorFlow in float64; the bound is 1e-2. The largest is taken: weights that move by
-# a few units in the last place lose a twentieth of their effect to rounding, in float32
-# of anyone, where many cells are alike.
+# Shares of the loss for the finite difference, and how straight the loss must be there,
+# by TensorFlow in float64; the bound is 1e-2. The largest is taken: weights that move
+# by a few units in the last place lose a twentieth of their effect to rounding, in
+# float32 of anyone, where many cells are alike.
 _SHARES = (1e-2, 3e-3, 1e-3, 3e-4)
 _STRAIGHT = 3e-3
 
