@@ -153,8 +153,11 @@ class _Folded:
     @property
     def folds(self) -> tuple[int, int]:
         """Rows, columns in one: the strides, unless the kernel reads one of them."""
-        axes = (self.over.rows, self.over.columns)
-        return tuple(a.stride if a.kernel > 1 else 1 for a in axes)
+        down, across = (
+            axis.stride if axis.kernel > 1 else 1
+            for axis in (self.over.rows, self.over.columns)
+        )
+        return down, across
 
     @property
     def depth(self) -> int:
