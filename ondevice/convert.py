@@ -1,4 +1,4 @@
-"""tf.Module -> .tflite: the one place for converter options.
+"""tf.Module -> .tflite.
 
     module = trainable.of_keras(model, loss="softmax_cross_entropy")
     convert.write(module, "out/overview")
@@ -8,38 +8,28 @@ What the converter leaves to be done in the file is done by `rewrite`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
 import os
 import pathlib
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tensorflow.lite.python import lite
 from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import atomic, folds, patch, tflite_file
 from checkpoints import manifest as manifests
-from ondevice import keras_files, quantise, rewrite
+from ondevice import converter, keras_files, quantise, rewrite
 from ondevice import precision as precisions
 from ondevice.device import trial
 from signatures import contract, folding, keras_model
 from signatures.gradients import graph
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
-# What the converter says of an operator that has no builtin one, and of its place.
-_WITHOUT = re.compile(r"'tf\.(\w+)' op is neither")
-_PLACE = re.compile(r'fused\["(\w+):", "([^"@]+)@')
-_OPERATOR_SETS = {
-    "builtin": (tf.lite.OpsSet.TFLITE_BUILTINS,),
-    "select": (tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS),
-}
 
 
 ConversionError = rewrite.ConversionError
@@ -69,7 +59,7 @@ def trainable(
     Raises:
       ConversionError: If the converter refuses the graph.
     """
-    with tempfile.TemporaryDirectory() as directory, _quietly():
+    with tempfile.TemporaryDirectory() as directory, converter.quietly():
         tf.saved_model.save(
             module,
             directory,
@@ -77,7 +67,9 @@ def trainable(
             # Without it saving traces the gradients of the gradients, and fails.
             options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
-        converted = _convert_saved(directory, [s.key for s in signatures], ops)
+        converted = converter.saved_model(
+            directory, [s.key for s in signatures], ops
+        )
     model = schema.ModelT.InitFromPackedBuf(converted, 0)
     rewrite.name_signatures(model, signatures)
     rewrite.share_constants(model)
@@ -136,9 +128,9 @@ def inference(
         ],
         autograph=False,
     ).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
-    with _quietly():
-        model = schema.ModelT.InitFromPackedBuf(_converted(converter, precision), 0)
+    made = tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
+    with converter.quietly():
+        model = schema.ModelT.InitFromPackedBuf(_converted(made, precision), 0)
     rewrite.name_tensors(model, [s.name for s in inputs], outputs)
     if precision.weights == "int8" and precision.activations != "dynamic":
         quantise.store_weights(model)
@@ -185,80 +177,24 @@ def with_buffers(
     return tuple(dataclasses.replace(s, buffer=buffers[s.name]) for s in specs)
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps TensorFlow's notes on saving, which ask nothing of anyone, off the log."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 def _converted(
-    converter: tf.lite.TFLiteConverter, precision: precisions.Precision
+    made: tf.lite.TFLiteConverter, precision: precisions.Precision
 ) -> bytes:
     """Converts a frozen graph; int8 weights beside float32 activations come later."""
     # Under Optimize.DEFAULT float16 is the converter's float16 quantisation, and no
     # type its dynamic range quantisation.
     if precision.weights == "float16":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_types = [tf.float16]
+        made.optimizations = [tf.lite.Optimize.DEFAULT]
+        made.target_spec.supported_types = [tf.float16]
     elif precision.activations != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        made.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision.activations != "int8":
-        return _convert(converter, "builtin")
-    return _convert(
-        converter,
+        return converter.run(made, "builtin")
+    return converter.run(
+        made,
         "builtin",
-        lambda: quantise.integer_only(converter, precision.images),
+        lambda: quantise.integer_only(made, precision.images),
     )
-
-
-def _convert_saved(directory: str, keys: list[str], ops: str) -> bytes:
-    """Converts a SavedModel, and does nothing else.
-
-    `TFLiteConverter.from_saved_model(...).convert()` loads what was saved twice, for
-    the keys and for statistics, and unpacks and packs the file in Python twice, to
-    share its constants: a third of the time that the conversion takes.
-    Source: tensorflow/lite/python/lite.py, TFLiteSavedModelConverterV2, 2.17 to 2.21.
-    """
-    converter = lite.TFLiteSavedModelConverterV2(
-        directory, {tf.saved_model.SERVING}, keys
-    )
-    converter.experimental_enable_resource_variables = True
-    converter._optimize_tflite_model = lambda model, *rest, **more: model
-    graph = tf.compat.v1.GraphDef()  # For statistics alone.
-    return _convert(
-        converter, ops, lambda: converter._convert_from_saved_model(graph)
-    )
-
-
-def _convert(
-    converter: tf.lite.TFLiteConverter,
-    ops: str,
-    convert: Callable[[], bytes] | None = None,
-) -> bytes:
-    converter.target_spec.supported_ops = list(_OPERATOR_SETS[ops])
-    # The manifest tells more, and adding it reads and writes the file once more.
-    converter.exclude_conversion_metadata = True
-    try:
-        return (convert or converter.convert)()
-    except Exception as error:  # the converter raises classes of its own, unexported
-        text = str(error)
-        lines = [line for line in text.splitlines() if line.strip()]
-        kinds = set(_WITHOUT.findall(text))
-        faults = {f"{k} '{n}'" for k, n in _PLACE.findall(text) if k in kinds}
-        if faults and ops == "builtin":
-            raise ConversionError(
-                "Every operator must have a builtin one. "
-                f"Received: {', '.join(sorted(faults))}; leave that layer out, or do "
-                "what it does before the model."
-            ) from error
-        raise ConversionError(
-            f"The graph must convert with --ops={ops}. Received: {' '.join(lines[:4])}"
-        ) from error
 
 
 def write(

@@ -26,6 +26,8 @@ _MAKERS = (
     "signatures/**/*.py",
     "ondevice/rebuild/*.py",
     "ondevice/convert.py",
+    "ondevice/converter.py",
+    "ondevice/rewrite.py",
     "ondevice/detection/anchors.py",
     "ondevice/measuring/class_files.py",
     "ondevice/fresh.py",
