@@ -77,8 +77,8 @@ def places(data: bytes) -> list[Place]:
     originals = table.scalar, table.span, table._reference, reader._fields
 
     def scalar(self, slot, kind, default=0):
-        if self._fields[slot + 1]:
-            add("scalar", self.position + self._fields[slot + 1], kind.size)
+        if self.fields[slot + 1]:
+            add("scalar", self.position + self.fields[slot + 1], kind.size)
         return originals[0](self, slot, kind, default)
 
     def span(self, slot, width):
@@ -90,8 +90,8 @@ def places(data: bytes) -> list[Place]:
         return start, count
 
     def reference(self, slot):
-        if self._fields[slot + 1]:
-            add("reference", self.position + self._fields[slot + 1], 4)
+        if self.fields[slot + 1]:
+            add("reference", self.position + self.fields[slot + 1], 4)
         return originals[2](self, slot)
 
     def fields(self, vtable, where):
