@@ -13,7 +13,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, store, tflite_file
-from ondevice import convert, exporting
+from ondevice import convert, exporting, keras_files
 from ondevice.device import exports, runtimes, session
 from signatures import keras_model, optimizers, trainable
 from tests import keras_models, keras_reference
@@ -322,6 +322,21 @@ class ExportTest(parameterized.TestCase):
         with self.assertRaises(store.CheckpointError):
             convert.write_inference(made, path, checkpoint)
         self.assertFalse(path.exists())
+
+
+    def test_a_model_is_another_where_a_frozen_weight_is(self):
+        def fingerprint(changed: str) -> str:
+            made = module(keras_models.CASES["nested"])
+            values = made.frozen | made.parameters()
+            if changed:
+                values[changed] = values[changed] + 1
+            made.frozen.clear()
+            made.frozen.update({name: values[name] for name in frozen})
+            return keras_files.described(made, {}).fingerprint
+
+        frozen = list(module(keras_models.CASES["nested"]).frozen)
+        self.assertEqual(fingerprint(""), fingerprint("dense/bias"))
+        self.assertNotEqual(fingerprint(""), fingerprint("conv2d/kernel"))
 
 
 class LearningTest(absltest.TestCase):

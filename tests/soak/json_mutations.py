@@ -55,6 +55,6 @@ def _change(draw: random.Random, document: list[Any]) -> None:
     elif way == 2 and isinstance(holder, list):
         holder.insert(key, copy.deepcopy(holder[key]))
     elif way == 3 and isinstance(holder[key], (int, float)):
-        holder[key] = holder[key] * draw.choice((-1, 0, 2, 0.5, 10**9)) + 1
+        holder[key] = holder[key] * draw.choice((-1, 0, 2, 3, 10**9)) + 1
     else:
         holder[key] = copy.deepcopy(draw.choice(_VALUES))
