@@ -323,7 +323,6 @@ class ExportTest(parameterized.TestCase):
             convert.write_inference(made, path, checkpoint)
         self.assertFalse(path.exists())
 
-
     def test_a_model_is_another_where_a_frozen_weight_is(self):
         def fingerprint(changed: str) -> str:
             made = module(keras_models.CASES["nested"])

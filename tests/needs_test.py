@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import tflite
 from absl.testing import absltest
 
@@ -43,6 +45,20 @@ class AtOnceTest(absltest.TestCase):
         self.assertGreater(found.signatures["train"], 2 * found.signatures["infer"])
         # Saving hands every variable over.
         self.assertGreaterEqual(found.signatures["save"], found.variables)
+
+    def test_what_a_while_calls_counts_where_it_is_called(self):
+        # The tiny detector's step is a WHILE over the samples, and holds most.
+        file = tflite_file.parse(tiny_builds.whole().model)
+        (index,) = [s.subgraph for s in file.signatures if s.key == "train"]
+        alone = dataclasses.replace(
+            file,
+            subgraphs=tuple(
+                dataclasses.replace(g, operators=()) if g.index != index else g
+                for g in file.subgraphs
+            ),
+        )
+        found, less = (needs.of_file(f).signatures["train"] for f in (file, alone))
+        self.assertGreater(found, 1.5 * less)
 
     def test_an_inference_file_has_no_variables(self):
         found = needs.of_file(tflite_file.parse(tiny_builds.whole().inference))

@@ -61,23 +61,37 @@ def told(needs: Mapping[str, Any]) -> str:
     return ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in parts)
 
 
-def _at_once(file: tflite_file.TfliteFile, index: int) -> int:
+def _at_once(
+    file: tflite_file.TfliteFile, index: int, within: tuple[int, ...] = ()
+) -> int:
     """The most bytes of a subgraph's tensors that live at one operator."""
     graph = file.subgraphs[index]
     end = len(graph.operators)
+    calls = [0] * (end + 2)  # By what an operator calls, as the body of a WHILE.
+    within = (*within, index)
     born = dict.fromkeys(graph.inputs, 0)
     dies: dict[int, int] = {}
     for place, operator in enumerate(graph.operators):
         for tensor in operator.outputs:
             born.setdefault(tensor, place)
         dies |= dict.fromkeys((*operator.inputs, *operator.outputs), place)
+        # A subgraph that calls itself is no program; `soundness` says so.
+        called = [i for i in _called(operator) if i not in within]
+        calls[place] = sum(_at_once(file, i, within) for i in called)
     dies |= dict.fromkeys((*graph.inputs, *graph.outputs), end)
     changes = [0] * (end + 2)
     for tensor, place in born.items():
         size = _bytes(file, graph.tensors[tensor])
         changes[place] += size
         changes[dies.get(tensor, place) + 1] -= size
-    return max(itertools.accumulate(changes))
+    alive = itertools.accumulate(changes)
+    return max(own + called for own, called in zip(alive, calls, strict=True))
+
+
+def _called(operator: tflite_file.Operator) -> list[int]:
+    """The subgraphs that an operator runs in memory of their own."""
+    options = operator.options.items()
+    return [value for key, value in options if key.endswith("subgraph_index")]
 
 
 def _bytes(file: tflite_file.TfliteFile, tensor: tflite_file.Tensor) -> int:

@@ -33,6 +33,11 @@ _NAMES = (_CREATE, _RENAME, "unlink")
 # Stands for the directory where a file's number would.
 _DIRECTORY = 0
 
+# What else a line of a step has.
+_NUMBERS = dict.fromkeys(
+    ("epoch", "loss", "class_loss", "box_loss", "gradient_norm", "learning_rate"), 0.5
+)
+
 
 class Disk:
     """Records what is asked of a disk, and draws what a power failure leaves.
@@ -175,7 +180,7 @@ def _run(place: pathlib.Path, disk: Disk, drawn: random.Random) -> list[bytes]:
     )  # fmt: skip
     for _ in range(drawn.randint(1, 4)):
         for _ in range(drawn.randint(0 if written.count else 1, 3)):
-            written.add({"kind": journal.STEP, "step": written.count})
+            written.add({"kind": journal.STEP, "step": written.count, **_NUMBERS})
             state.lines = written.count
         training.Training._save(run_of, training.LATEST)  # type: ignore[arg-type]
         saved.append((place / training.LATEST).read_bytes())
