@@ -13,10 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 
-try:
-    import fcntl
-except ImportError:  # Windows, where nobody can remove a file that is open.
-    fcntl = None  # type: ignore[assignment]
+from checkpoints import locks
 
 # Where the file system knows no locks, what a killed process left behind is swept away
 # once it is this old; younger ones may belong to a process at work.
@@ -87,7 +84,7 @@ def _write(
     held = None
     try:
         try:
-            if fcntl:  # Elsewhere a file that is open cannot be renamed.
+            if locks.known():  # Elsewhere a file that is open cannot be renamed.
                 held = os.dup(descriptor)  # Keeps the lock until it has its name.
             os.lseek(descriptor, reserve, os.SEEK_SET)
             _write_all(descriptor, chunks)
@@ -129,21 +126,11 @@ def _begin(target: pathlib.Path) -> tuple[int, pathlib.Path]:
 
 
 def _locked(descriptor: int) -> bool | None:
-    """Locks a file for as long as it is open, or until this process ends.
-
-    Returns:
-      Whether it is locked now; False if another process has it; None where there are
-      no locks.
-    """
-    if fcntl is None:
-        return None
+    """As `locks.locked`; None where there are no locks."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # Some network file systems.
+        return locks.locked(descriptor)
+    except OSError:
         return None
-    return True
 
 
 def _write_all(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:

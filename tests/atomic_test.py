@@ -12,7 +12,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 
-from checkpoints import atomic
+from checkpoints import atomic, locks
 from tests import conftest
 from tests.soak import shim
 
@@ -196,9 +196,9 @@ class LeftoverTest(AtomicTestCase):
         for leftover in (old, young):
             leftover.write_bytes(b"cut")
         os.utime(old, (1, 1))
-        locks = mock.Mock(LOCK_EX=2, LOCK_NB=4)
-        locks.flock.side_effect = OSError(code, "no locks")
-        with mock.patch.object(atomic, "fcntl", code and locks):
+        system = mock.Mock(LOCK_EX=2, LOCK_NB=4)
+        system.flock.side_effect = OSError(code, "no locks")
+        with mock.patch.object(locks, "fcntl", code and system):
             atomic.write(self.path, [NEW])
         self.assertEqual(self.left(), [young.name])
         self.assertEqual(self.path.read_bytes(), NEW)

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from checkpoints import locks
 from ondevice.device import claims
 from tests import conftest
 
@@ -80,11 +81,11 @@ def test_a_thread_of_the_same_process_is_refused_too(tmp_path):
 
 
 def test_where_there_are_no_locks_a_line_says_so(tmp_path, caplog):
-    locks = mock.Mock(LOCK_EX=2, LOCK_NB=4)
-    locks.flock.side_effect = OSError(errno.ENOLCK, "No locks available")
-    with mock.patch.object(claims, "fcntl", locks), claims.claimed(tmp_path):
+    system = mock.Mock(LOCK_EX=2, LOCK_NB=4)
+    system.flock.side_effect = OSError(errno.ENOLCK, "No locks available")
+    with mock.patch.object(locks, "fcntl", system), claims.claimed(tmp_path):
         assert "cannot be locked (No locks available)" in caplog.text
-    with mock.patch.object(claims, "fcntl", None), claims.claimed(tmp_path):
+    with mock.patch.object(locks, "fcntl", None), claims.claimed(tmp_path):
         pass
 
 
