@@ -24,6 +24,13 @@ _MODULES = {
     "tensorflow": "tensorflow.lite.python.interpreter",
 }
 
+# The distribution that each comes with.
+DISTRIBUTIONS = {
+    "ai_edge_litert": "ai-edge-litert",
+    "tflite_runtime": "tflite-runtime",
+    "tensorflow": "tensorflow",
+}
+
 
 class RuntimeChoiceError(ValueError):
     """A runtime that is unknown or not installed, or threads that make no sense."""

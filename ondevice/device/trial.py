@@ -32,12 +32,6 @@ _MADE_HERE = "made here"
 # Lines that are kept when there are twice as many.
 _KEPT = 4096
 
-_PACKAGES = {
-    "ai_edge_litert": "ai-edge-litert",
-    "tflite_runtime": "tflite-runtime",
-    "tensorflow": "tensorflow",
-}
-
 
 def require(
     model: tflite_file.TfliteFile | str | os.PathLike[str], runtime: str, where: str
@@ -85,7 +79,8 @@ def record(*models: bytes) -> None:
 
 
 def _is_on_record(data: bytes, runtime: str) -> bool:
-    wanted = {f"{_digest(data)} {by}" for by in (_MADE_HERE, _ran_by(runtime))}
+    digest = _digest(data)
+    wanted = {f"{digest} {by}" for by in (_MADE_HERE, _ran_by(runtime))}
     return not wanted.isdisjoint(_lines())
 
 
@@ -96,9 +91,10 @@ def _digest(data: bytes) -> str:
 def _ran_by(runtime: str) -> str | None:
     """A runtime and its version; None where that is not known, as of nightly builds."""
     try:
-        return f"{runtime} {importlib.metadata.version(_PACKAGES[runtime])}"
+        version = importlib.metadata.version(runtimes.DISTRIBUTIONS[runtime])
     except importlib.metadata.PackageNotFoundError:
         return None
+    return f"{runtime} {version}"
 
 
 def _lines() -> list[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from checkpoints import patch, tflite_file
-from ondevice.device import usage
+from ondevice.device import runtimes, usage
 from ondevice.measuring import packages
 from ondevice.observing import elsewhere, runs, verdict
 
@@ -37,12 +37,6 @@ _TRAINED_ALIKE = 0.02
 _GUIDE, _PATCH = "guide", "patch"
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# The distribution that each runtime comes with.
-_PACKAGES = {
-    "ai_edge_litert": "ai-edge-litert",
-    "tflite_runtime": "tflite-runtime",
-    "tensorflow": "tensorflow",
-}
 _DEVICE = ("absl-py", "numpy", "pillow", "safetensors", "tflite", "tqdm")
 
 
@@ -78,7 +72,7 @@ def observe(
     written_apart = _apart(seen[_GUIDE], seen["guide's, patched"])
     losses = {way: float(np.mean(seen[way].losses)) for way in costs}
     trained_apart = abs(losses[_GUIDE] / losses[_PATCH] - 1)
-    device = [*_DEVICE, _PACKAGES[runtime]]
+    device = [*_DEVICE, runtimes.DISTRIBUTIONS[runtime]]
     costs[_PATCH]["installed_megabytes"] = packages.megabytes(device)
     costs[_GUIDE]["installed_megabytes"] = packages.megabytes([*device, "tensorflow"])
     return verdict.Verdict(
