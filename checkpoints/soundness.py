@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from checkpoints import strict_json
 from checkpoints.tflite_types import (
     NUMPY_DTYPES,
@@ -27,8 +29,7 @@ from checkpoints.tflite_types import (
 MAX_TENSOR = 2**31
 
 # Bits of an element; strings have a table of their own, handles none.
-_BITS = {name: 8 * int(code[-1]) for name, code in NUMPY_DTYPES.items()} | {
-    "COMPLEX128": 128,
+_BITS = {name: 8 * np.dtype(code).itemsize for name, code in NUMPY_DTYPES.items()} | {
     "BFLOAT16": 16,
     "INT4": 4,
 }
@@ -142,12 +143,7 @@ def _told(operator: Operator) -> str:
 def _cycle(file: TfliteFile) -> list[str]:
     """Subgraphs that call themselves, by whatever way."""
     calls = [
-        {
-            value
-            for operator in graph.operators
-            for key, value in operator.options.items()
-            if key.endswith("subgraph_index")
-        }
+        {called for operator in graph.operators for called in operator.calls}
         for graph in file.subgraphs
     ]
     # Whoever calls nobody that is left is no part of a cycle.

@@ -33,6 +33,7 @@ from checkpoints.tflite_types import (
     Tensor,
     TfliteError,
     TfliteFile,
+    subgraph_keys,
 )
 
 __all__ = [
@@ -271,7 +272,7 @@ def _operator(
         fields = table.table(slot + 1, "options") if kind else None
         if fields is not None:
             options = operator_options.decode(fields, kind)
-    for key in _subgraph_keys(tuple(options)):
+    for key in subgraph_keys(tuple(options)):
         _index(options[key], subgraphs, key, table)
     return Operator(
         index=index,
@@ -320,11 +321,6 @@ def _index(value: int, count: int, what: str, where: object) -> int:
             f"in {where}."
         )
     return value
-
-
-@functools.cache
-def _subgraph_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(key for key in keys if key.endswith("subgraph_index"))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import struct
 import types
@@ -36,6 +37,12 @@ NUMPY_DTYPES = types.MappingProxyType(
 
 class TfliteError(ValueError):
     """A .tflite that is malformed, or not one at all."""
+
+
+@functools.cache
+def subgraph_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of an operator's options that are indices of subgraphs."""
+    return tuple(key for key in keys if key.endswith("subgraph_index"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +106,11 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, Any]
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """The subgraphs that it runs, as the condition and the body of a WHILE."""
+        return tuple(self.options[key] for key in subgraph_keys(tuple(self.options)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,16 +39,15 @@ def made(target: str) -> Made:
 
 
 def census(data: bytes, key: str) -> collections.Counter:
-    """Operators of a signature, those of a WHILE's body among them."""
+    """Operators of a signature, those of what a WHILE calls among them."""
     file = tflite_file.parse(data)
     graphs = [s.subgraph for s in file.signatures if s.key == key]
     found: collections.Counter = collections.Counter()
     for index in graphs:  # Grows as it goes.
         for operator in file.subgraphs[index].operators:
             found[operator.name] += 1
-            graphs += [operator.options.get("body_subgraph_index")] * (
-                operator.name == "WHILE"
-            )
+            if operator.name == "WHILE":
+                graphs += operator.calls
     return found
 
 

@@ -76,7 +76,7 @@ def _at_once(
             born.setdefault(tensor, place)
         dies |= dict.fromkeys((*operator.inputs, *operator.outputs), place)
         # A subgraph that calls itself is no program; `soundness` says so.
-        called = [i for i in _called(operator) if i not in within]
+        called = [i for i in operator.calls if i not in within]
         calls[place] = sum(_at_once(file, i, within) for i in called)
     dies |= dict.fromkeys((*graph.inputs, *graph.outputs), end)
     changes = [0] * (end + 2)
@@ -86,12 +86,6 @@ def _at_once(
         changes[dies.get(tensor, place) + 1] -= size
     alive = itertools.accumulate(changes)
     return max(own + called for own, called in zip(alive, calls, strict=True))
-
-
-def _called(operator: tflite_file.Operator) -> list[int]:
-    """The subgraphs that an operator runs in memory of their own."""
-    options = operator.options.items()
-    return [value for key, value in options if key.endswith("subgraph_index")]
 
 
 def _bytes(file: tflite_file.TfliteFile, tensor: tflite_file.Tensor) -> int:
