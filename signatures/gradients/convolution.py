@@ -208,7 +208,7 @@ class _Folded:
                 line = tf.concat([ones, line], 3)
                 first = tf.reshape(bias, [1, 1, 1, self.kernel[3]])
                 matrix = tf.concat([first, matrix], 2)
-            total = _plus(total, tf.matmul(line, matrix))
+            total = rule.plus(total, tf.matmul(line, matrix))
         return total
 
     def filter_gradient(self, lines: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
@@ -255,7 +255,7 @@ class _Folded:
                 shape = [len(reads), self.depth, outputs]
                 turned = tf.transpose(tf.reshape(matrix, shape), [0, 2, 1])
                 turned = tf.reshape(turned, [1, 1, len(reads) * outputs, self.depth])
-            total = _plus(total, tf.matmul(line, turned))
+            total = rule.plus(total, tf.matmul(line, turned))
         if down > 1:
             shape = [batch * rows.blocks, columns.blocks, down, across * inputs]
             total = tf.transpose(tf.reshape(total, shape), [0, 2, 1, 3])
@@ -323,10 +323,6 @@ def _columns_product(line: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         transpose_a=True,
     )
     return tf.reshape(product, [1, 1, inputs, outputs])
-
-
-def _plus(total: tf.Tensor | None, term: tf.Tensor) -> tf.Tensor:
-    return term if total is None else total + term
 
 
 RULES: dict[str, rule.Rule] = {

@@ -134,6 +134,11 @@ def sum_to(tensor: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     return tensor if static_shape(tensor) == want else tf.reshape(tensor, want)
 
 
+def plus(total: tf.Tensor | None, term: tf.Tensor) -> tf.Tensor:
+    """Adds a term to a sum that may not have begun."""
+    return term if total is None else total + term
+
+
 def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     """Sums over axes, which are dropped.
 

@@ -48,7 +48,7 @@ def convolve(padded: tf.Tensor, flat: tf.Tensor, over: window.Window) -> tf.Tens
             for i in range(rows.kernel):
                 a, top = rows.place(i)
                 line = window.cut(strips[a], (top, count), (0, None))
-                total = _plus(total, line * taps[i, j])
+                total = rule.plus(total, line * taps[i, j])
         bands.append((samples, total))
     return _joined(bands)
 
@@ -104,10 +104,10 @@ def gradients(
                         shifted = window.cut(strip, (top + down, count), (0, None))
                         if wanted[0]:
                             term = shifted * taps[i, j]
-                            totals[a, b] = _plus(totals.get((a, b)), term)
+                            totals[a, b] = rule.plus(totals.get((a, b)), term)
                         if wanted[1]:
                             term = _sum(shifted * parts[a, b])
-                            sums[i, j] = _plus(sums.get((i, j)), term)
+                            sums[i, j] = rule.plus(sums.get((i, j)), term)
         for key, total in totals.items():
             bands[key].append((samples, total))
     to_image = to_filters = None
@@ -186,7 +186,3 @@ def _sum(product: tf.Tensor) -> tf.Tensor:
     if samples == 1:
         return total
     return tf.reduce_sum(tf.reshape(total, [1, 1, samples, channels]), [1, 2])
-
-
-def _plus(total: tf.Tensor | None, term: tf.Tensor) -> tf.Tensor:
-    return term if total is None else total + term
