@@ -16,7 +16,6 @@ from checkpoints import manifest as manifests
 from checkpoints import patch, store, tensorflow_v1, tflite_file, weights
 
 TEMPLATE_NAME = "inference.tflite"
-KINDS = ("trainable", "inference")
 
 
 class ExportError(ValueError):
@@ -129,9 +128,10 @@ class Source:
           ExportError: If there is no such kind; or as `template`.
           PatchError: If the weights do not fit.
         """
-        if kind not in KINDS:
+        if kind not in manifests.KINDS:
             raise ExportError(
-                f"A file must be of one of the kinds {list(KINDS)}. Received: {kind!r}."
+                f"A file must be of one of the kinds {list(manifests.KINDS)}. "
+                f"Received: {kind!r}."
             )
         if kind == "trainable":
             return patch.patch_trainable(self.file, self.manifest, state)
