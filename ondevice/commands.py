@@ -1,19 +1,23 @@
 """What all commands share: flags, exit status, errors, the JSON line, progress.
 
-absl prints flag errors to stdout, leaves with status 1 after --help, and shows a
-traceback for a mistyped path. That is wrapped here once, and a command is
+absl's own habits differ from ours: it prints flag errors and help to stdout, leaves
+with status 1 after --help, and shows a traceback for a mistyped path. They are wrapped
+here once, and a command is
 
     FLAGS = commands.flag_values()
     _MODEL = flags.DEFINE_string("model", None, "Path.", flag_values=FLAGS)
+
     def main(arguments: Sequence[str]) -> commands.Outcome:
         from ondevice.device import session  # Here: --help imports absl alone.
         ...
         return commands.Outcome({"seconds": 1.5})
+
     if __name__ == "__main__":
         flags.mark_flags_as_required([_MODEL], flag_values=FLAGS)
         commands.run(main, __doc__, FLAGS)
 
-Each command has flags of its own, not absl's global ones: several define --model.
+Each command has flags of its own, not absl's global ones: several define --model, and a
+test that imports two of them would meet a flag defined twice.
 """
 
 from __future__ import annotations

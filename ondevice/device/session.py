@@ -190,8 +190,10 @@ class Session:
     def forget_steps(self) -> None:
         """Sets the optimizer's slots and its step to zero; the weights stay.
 
-        In a new interpreter: the memory of signatures that ran is freed. Raises as
-        `state`.
+        In a new interpreter: the memory of signatures that ran is freed.
+
+        Raises:
+          SessionError: As `state`.
         """
         with self._lock:
             tensors = self.state()
