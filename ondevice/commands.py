@@ -85,7 +85,8 @@ def define_runtime(
     threads = flags.DEFINE_integer(
         "threads",
         None,
-        "Threads of the runtime. Default: cores, 4 at most.",
+        "Threads of the runtime. Default: cores, 4 at most; 1 for a trainable file in "
+        "tflite_runtime, which is slower with more.",
         flag_values=values,
     )
     return runtime, threads

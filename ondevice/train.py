@@ -175,7 +175,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     started = time.monotonic()
     directory = config.checkpoint_dir
     latest = directory / training.LATEST
-    threads = opening.thread_count(config.threads)
+    threads = opening.session_threads(config.threads, config.runtime)
     with contextlib.ExitStack() as stack:
         begun = directory.exists()
         if begun:
@@ -219,7 +219,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         logging.info(
             "%d images to train on, %d to validate; %d steps an epoch on %s with %d "
             "threads.", len(train_set.labelled()), len(validation), run.epoch_steps,
-            opened.runtime, threads,
+            opened.runtime, threads or 1,
         )  # fmt: skip
         state = run.run(commands.progress)
     last, best = state.last, state.best

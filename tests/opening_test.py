@@ -13,7 +13,7 @@ from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file, weights
 from ondevice import convert
 from ondevice.detection import anchors
-from ondevice.device import detectors, exports, opening
+from ondevice.device import detectors, exports, opening, runtimes
 from ondevice.rebuild import specs
 from signatures import trainable
 from tests import shared_data, tiny_builds, tiny_detector
@@ -131,6 +131,32 @@ def test_a_vendors_file_is_opened_with_what_mediapipe_asks_of_it(
         centres = anchors.centres(opened.detector.spec)
     assert regressors.shape == (1, len(centres), 4 + 2 * keypoints)
     assert logits.shape == (1, len(centres), 1)
+
+
+@pytest.mark.parametrize(
+    "runtime, given, trainable, frozen",
+    [
+        ("ai_edge_litert", None, 3, 3),
+        ("ai_edge_litert", 2, 2, 2),
+        ("tflite_runtime", None, None, 3),
+        ("tflite_runtime", 2, 2, 2),
+    ],
+)
+def test_a_trainable_file_has_one_thread_where_more_are_slower(
+    runtime, given, trainable, frozen, model, monkeypatch
+):
+    monkeypatch.setattr(opening.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    create, seen = runtimes.create, []
+
+    def spy(data, runtime, threads):
+        seen.append(threads)
+        return create(data, runtime, threads)
+
+    monkeypatch.setattr(runtimes, "create", spy)
+    for path in (model, model.with_name(exports.TEMPLATE_NAME)):
+        with opening.open_detector(path, None, runtime, given):
+            pass
+    assert seen == [trainable, frozen]
 
 
 def test_a_build_has_the_lowest_score_of_its_vendors_file(model, monkeypatch):

@@ -217,7 +217,7 @@ class TrainingTest(SelectTestCase):
             self.assertLessEqual(error, 5e-3 * change + 1e-7, name)
 
     def test_the_builds_own_runner_speaks_by_path(self):
-        runner = runners.PathRunner(self.files.model, "tensorflow", 1)
+        runner = runners.PathRunner(self.files.model, "tensorflow")
         version = {"format_version": np.int32(contract.FORMAT_VERSION)}
         state = runner.call(contract.SAVE, version)
         self.assertEqual(set(state), {v.name for v in self.manifest.variables})

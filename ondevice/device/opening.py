@@ -49,6 +49,20 @@ def thread_count(threads: int | None) -> int:
     return max(1, min(_MOST_THREADS, available))
 
 
+def session_threads(threads: int | None, runtime: str) -> int | None:
+    """What --threads stands for where a trainable file runs.
+
+    Where it is not given tflite-runtime 2.14 takes one: in a training step its threads
+    wait for each other, two take three times as long (BUILD_NOTES.md, Speed).
+
+    Raises:
+      RuntimeChoiceError: As `runtimes.choose`.
+    """
+    if threads is None and runtimes.choose(runtime) == "tflite_runtime":
+        return None
+    return thread_count(threads)
+
+
 def is_trainable(path: str | os.PathLike[str]) -> bool:
     """Whether a file has variables, and so can take a checkpoint up.
 
@@ -102,7 +116,7 @@ def open_detector(
       path: Of a .tflite.
       checkpoint: Weights to take up; only a trainable file can.
       runtime: `auto` or a name of `runtimes.NAMES`.
-      threads: As `thread_count` takes them.
+      threads: As `session_threads` and `thread_count` take them.
 
     Raises:
       ValueError: If the file or the checkpoint is damaged, no detector, or the two do
@@ -110,7 +124,6 @@ def open_detector(
       OSError: If one cannot be read.
     """
     file = tflite_file.read(path)
-    threads = thread_count(threads)
     digest = hashlib.sha256(file.data).hexdigest()
     manifest = manifests.of_file(file)
     if checkpoint is not None and (manifest is None or not manifest.variables):
@@ -123,13 +136,16 @@ def open_detector(
         trial.require(file, runtime, os.fspath(path))
         # The one class that Google trained.
         yield Opened(
-            _vendor(file, found, digest, runtime, threads),
+            _vendor(file, found, digest, runtime, thread_count(threads)),
             (found.spec.subject,),
             trained=False,
         )
         return
     trial.require(file, runtime, os.fspath(path))
-    with session.Session(path, runtime, threads) as opened:
+    taken = thread_count(threads)
+    if manifest.variables:
+        taken = session_threads(threads, runtime)
+    with session.Session(path, runtime, taken) as opened:
         trained = manifest.kind == "inference" or _steps(opened) > 0
         trained = trained or _elsewhere(manifest)
         if checkpoint is not None:
@@ -153,7 +169,7 @@ def open_labeller(
         more than twice as fast.
       model: Of a .tflite.
       runtime: `auto` or a name of `runtimes.NAMES`.
-      threads: As `thread_count` takes them.
+      threads: As `session_threads` and `thread_count` take them.
 
     Raises:
       ValueError, OSError: As `open_detector`.

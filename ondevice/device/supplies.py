@@ -14,6 +14,7 @@ from ondevice.device import (
     detectors,
     image_cache,
     kept,
+    opening,
     runs,
     samples,
     session,
@@ -71,7 +72,8 @@ class Supplies:
         drawn = dataclasses.replace(drawn, variants=self._settings.variants)
         encode = self._keeping(_Trunks(self._opened).features_of)
         # Until all is kept the features are the work, not the steps.
-        return self._batches(dataset, drawn, encode, self._opened.threads or 1)
+        threads = opening.thread_count(self._opened.threads)
+        return self._batches(dataset, drawn, encode, threads)
 
     def to_validate(self, dataset: samples.Dataset, share: float) -> batches.Batches:
         """Batches of pictures that take this share of the frame, in its middle.

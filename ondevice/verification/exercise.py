@@ -57,7 +57,6 @@ class Job:
       steps: Steps of the long run.
       shares: Of the loss, by which a finite difference changes it on each batch of one
         image: large beside rounding, small beside curvature and the next kinks.
-      threads: For the interpreters.
     """
 
     directory: pathlib.Path
@@ -65,7 +64,6 @@ class Job:
     rates: Mapping[str, float]
     steps: int
     shares: Sequence[float]
-    threads: int
 
     def has(self, name: str) -> bool:
         return (self.directory / name).is_file()
@@ -106,7 +104,7 @@ class _Exercise:
 
     def _fresh(self, data: bytes | None = None) -> runners.Runner:
         kind = runners.PathRunner if self._manifest.ops == "select" else runners.Runner
-        return kind(data or self._model, self._runtime, self._job.threads)
+        return kind(data or self._model, self._runtime)
 
     def _forward(self) -> None:
         """The vendor's file, the trainable one and the frozen one on the probes."""

@@ -22,8 +22,6 @@ from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice.verification import runners
 
-_THREADS = 2
-
 
 class ForwardError(RuntimeError):
     """A runtime that did not run the files."""
@@ -65,7 +63,7 @@ def main(arguments: list[str]) -> int:
     for path in sorted(directory.glob("*.tflite")):
         data = path.read_bytes()
         manifest = manifests.of_file(tflite_file.parse(data))
-        runner = runners.Runner(data, runtime, _THREADS)
+        runner = runners.Runner(data, runtime)
         trainable = manifest is not None and manifest.kind == "trainable"
         outputs_of = runner.infer if trainable else runner.plain
         for kind, images in probes.items():

@@ -32,7 +32,6 @@ from ondevice.verification import (
 )
 
 STEPS = 20
-_THREADS = 2
 
 # A gradient is steady where rounding moves no variable's by more than this share of its
 # largest element; the bound of one step is 1e-4.
@@ -118,7 +117,6 @@ def prove(
             "rates": recipe.rates,
             "steps": steps,
             "shares": course.shares,
-            "threads": _THREADS,
         }
         (job / "job.json").write_text(json.dumps(described))
         for runtime in only or _runtimes(recipe.ops):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ondevice.device import runtimes
+from ondevice.device import opening, runtimes
 from signatures import contract
 
 Arrays = dict[str, Any]
@@ -20,9 +20,10 @@ _TIMEOUT_SECONDS = 3600
 
 
 class Runner:
-    """A fresh interpreter, driven by signature, on one file."""
+    """A fresh interpreter, driven by signature, with the threads of the commands."""
 
-    def __init__(self, data: bytes, runtime: str, threads: int) -> None:
+    def __init__(self, data: bytes, runtime: str) -> None:
+        threads = opening.session_threads(None, runtime)
         self._interpreter = runtimes.create(data, runtime, threads)
 
     def call(self, key: str, inputs: Mapping[str, Any]) -> Arrays:
