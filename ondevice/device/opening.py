@@ -142,7 +142,7 @@ def open_detector(
         )
         return
     trial.require(file, runtime, os.fspath(path))
-    taken = thread_count(threads)
+    taken: int | None = thread_count(threads)
     if manifest.variables:
         taken = session_threads(threads, runtime)
     with session.Session(path, runtime, taken) as opened:
