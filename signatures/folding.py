@@ -231,7 +231,7 @@ class _Run:
         before, node = self._pending.get(held.source), held.node
         assert node is not None and node.operation is not None
         inputs = held.source.shape[-1]
-        if before is None or before.after or self._uses[held.source] != 1:
+        if before is None or before.after:
             return held
         # Zeros that pad an image are those of a scaled one.
         fits = node.type == "MatMul" or (

@@ -167,6 +167,14 @@ def branches() -> keras.Model:
     return keras.Model([image, number], [classes, value])
 
 
+def shared_scale() -> keras.Model:
+    """A BatchNorm that two convolutions read."""
+    image = keras.Input((7, 7, 3))
+    x = L.BatchNormalization(momentum=0.9)(image)
+    both = L.Concatenate()([L.Conv2D(4, 3)(x), L.Conv2D(2, 3)(x)])
+    return keras.Model(image, L.Dense(3)(L.GlobalAveragePooling2D()(both)))
+
+
 def recurrent() -> keras.Model:
     return keras.Sequential(
         [
@@ -208,6 +216,7 @@ CASES = {
     "attention": Case(attention, vocabulary=11),
     "groups": Case(groups),
     "nested": Case(nested),
+    "shared_scale": Case(shared_scale),
     "branches": Case(
         branches,
         loss={
