@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 import re
 
@@ -176,7 +177,7 @@ def infer_of(folder, monkeypatch, digest=None):
         return sources.Source(name, data, digest)
 
     monkeypatch.setattr(sources, "locate", locate)
-    found = inferring.measure([folder], (RUNTIME,), (1,), 2, silent)
+    found = inferring.measure([folder], "palm_full", (RUNTIME,), (1,), 2, silent)
     return found, held.tasks
 
 
@@ -191,6 +192,32 @@ def test_calls_are_held_against_the_vendors(tmp_path, monkeypatch):
     }
 
 
+def test_the_vendors_file_may_be_any_file(tmp_path, monkeypatch):
+    """The manifest names it, and only --source says where it lies."""
+    folder = written(tmp_path, tiny_builds.whole())
+    described = classes.manifest_of(folder)
+    vendors = tmp_path / "vendors.tflite"
+    vendors.write_bytes(b"vendor's")
+    digest = hashlib.sha256(b"vendor's").hexdigest()
+    moved = dataclasses.replace(described, source={"name": "x", "sha256": digest})
+    monkeypatch.setattr(classes, "manifest_of", lambda _: moved)
+    monkeypatch.setattr(contest, "hold", held := Held())
+    found = inferring.measure([folder], str(vendors), (RUNTIME,), (1,), 2, silent)
+    assert not found.missing and len(found.ratios) == 2
+    assert set(held.tasks[0]) == {"vendor's file", "inference.tflite", "infer"}
+
+
+def test_a_file_that_was_made_for_a_runtime_is_called_in_that(tmp_path, monkeypatch):
+    folder = written(tmp_path, tiny_builds.whole())
+    described = classes.manifest_of(folder)
+    made_for = dataclasses.replace(described, target="tflite_runtime")
+    monkeypatch.setattr(classes, "manifest_of", lambda _: made_for)
+    monkeypatch.setattr(contest, "hold", held := Held())
+    inferring.measure([folder], "palm_full", runtimes.NAMES, (1,), 2, silent)
+    (tasks,) = held.tasks
+    assert {task.labels["runtime"] for task in tasks.values()} == {"tflite_runtime"}
+
+
 def test_frozen_trunks_are_held_closer(tmp_path, monkeypatch):
     """Of several classes only the features, which have none."""
     folder = written(tmp_path, tiny_builds.heads())
@@ -203,7 +230,7 @@ def test_frozen_trunks_are_held_closer(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "digest, reason", [(None, "is nowhere"), ("1" * 64, "digest is 1+, not 0+")]
+    "digest, reason", [(None, "is nowhere"), ("1" * 64, "digest of tiny is 1+, not 0+")]
 )
 def test_without_the_vendors_file_nothing_is_compared(
     tmp_path, monkeypatch, digest, reason

@@ -20,6 +20,7 @@ _VENDOR = "vendor's file"
 
 def measure(
     folders: Sequence[pathlib.Path],
+    source: str,
     runtimes: Sequence[str],
     threads: Sequence[int],
     rounds: int,
@@ -28,7 +29,10 @@ def measure(
     """Measures the calls of files beside the vendor's that they were made of.
 
     Args:
-      folders: With model.tflite and, perhaps, inference.tflite.
+      folders: With model.tflite and, perhaps, inference.tflite; one that was made for
+        a runtime is measured in that.
+      source: The vendor's file, where the model's own word for it is none: the name of
+        one or a path.
       runtimes: Names of installed runtimes.
       threads: Numbers of threads.
       rounds: Calls of each.
@@ -41,8 +45,9 @@ def measure(
     found = contest.Found()
     for folder in folders:
         manifest = classes.manifest_of(folder)
-        with _vendor(manifest, found) as vendor:
-            for runtime, number in itertools.product(runtimes, threads):
+        fast_in = [r for r in runtimes if manifest.target in (manifests.ANY, r)]
+        with _vendor(manifest, source, found) as vendor:
+            for runtime, number in itertools.product(fast_in, threads):
                 where = f"{runtime}, {contest.threads_said(number)}"
                 said = f"{SECTION}: {_described(manifest)}, {where}"
                 results = contest.hold(
@@ -58,31 +63,33 @@ def measure(
 
 @contextlib.contextmanager
 def _vendor(
-    manifest: manifests.Manifest, found: contest.Found
+    manifest: manifests.Manifest, source: str, found: contest.Found
 ) -> Iterator[pathlib.Path | None]:
     """A file with what a model was made of; None, and a note, where it is not known."""
     name, digest = manifest.source["name"], manifest.source["sha256"]
-    labels = {"contender": _VENDOR, "source": name}
-    try:
-        located = sources.locate(name)
-    except sources.SourceError as error:
-        found.lacks(labels, str(error))
-        yield None
-        return
-    if located.sha256 != digest:
-        found.lacks(labels, f"its digest is {located.sha256}, not {digest}")
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory) / "vendor.tflite"
-        path.write_bytes(located.data)
-        yield path
+    refusals = []
+    for place in dict.fromkeys((name, source)):
+        try:
+            located = sources.locate(place)
+        except sources.SourceError as error:
+            refusals.append(str(error))
+            continue
+        if located.sha256 == digest:
+            with tempfile.TemporaryDirectory() as directory:
+                path = pathlib.Path(directory) / "vendor.tflite"
+                path.write_bytes(located.data)
+                yield path
+            return
+        refusals.append(f"the digest of {place} is {located.sha256}, not {digest}")
+    found.lacks({"contender": _VENDOR, "source": name}, "; ".join(refusals))
+    yield None
 
 
 def _described(manifest: manifests.Manifest) -> str:
     many = len(manifest.classes)
     ending = "es" if many > 1 else ""
-    return f"{manifest.spec} {manifest.trainable}, {many} class{ending}"
+    made_for = "" if manifest.target == manifests.ANY else f" for {manifest.target}"
+    return f"{manifest.spec} {manifest.trainable}{made_for}, {many} class{ending}"
 
 
 def _tasks(

@@ -107,13 +107,9 @@ def _slowdown(config: BenchmarkConfig) -> contest.Found:
 
 
 def _steps(config: BenchmarkConfig) -> contest.Found:
-    from checkpoints import manifest
     from ondevice.measuring import classes, steps
 
-    # A runtime that files can be made for is measured with one.
-    kinds = [("builtin", "any")]
-    kinds += [("builtin", r) for r in _runtimes(config) if r in manifest.TARGETS]
-    kinds += [("select", "any")] * config.peers
+    kinds = _builtin_kinds(config) + [("select", "any")] * config.peers
     folders = _case_folders(config, config.batches, kinds)
     return steps.measure(
         [folder / classes.MODEL for folder in folders],
@@ -130,7 +126,8 @@ def _infer(config: BenchmarkConfig) -> contest.Found:
     from ondevice.measuring import inferring
 
     return inferring.measure(
-        _plain_folders(config),
+        _plain_folders(config, _builtin_kinds(config)),
+        config.source,
         _runtimes(config),
         config.threads,
         config.rounds,
@@ -200,11 +197,21 @@ def _case_folders(
     return [class_files.make_case(ported, c, config.output_dir) for c in cases]
 
 
-def _plain_folders(config: BenchmarkConfig) -> list[pathlib.Path]:
+def _builtin_kinds(config: BenchmarkConfig) -> list[tuple[str, str]]:
+    """Files for any runtime, and for each one that files can be made for."""
+    from checkpoints import manifest
+
+    made_for = [r for r in _runtimes(config) if r in manifest.TARGETS]
+    return [("builtin", target) for target in (manifest.ANY, *made_for)]
+
+
+def _plain_folders(
+    config: BenchmarkConfig, kinds: Sequence[tuple[str, str]] = (("builtin", "any"),)
+) -> list[pathlib.Path]:
     """Those of `_case_folders` that every runtime runs."""
     from ondevice.measuring import classes
 
-    folders = _case_folders(config)
+    folders = _case_folders(config, kinds=kinds)
     return [f for f in folders if classes.manifest_of(f).ops == "builtin"]
 
 
