@@ -12,7 +12,9 @@ from ondevice.device import session
 from ondevice.measuring import step_inputs
 from tests.soak import long
 
-FLAT = long.Figures(20, [100] * 20, [4] * 20, [1] * 20, [float(i) for i in range(20)])
+FLAT = long.Figures(
+    20, [100] * 20, [4] * 20, [1] * 20, [float(i) for i in range(20)], [0.1] * 20
+)
 
 
 # A tenth of a short run is a few milliseconds; by speed the campaign judges.
@@ -33,13 +35,21 @@ def test_nothing_grows(tiny_model, way, name, steps):
         {"files": [4] * 10 + [5] * 10},
         {"threads": [1] * 10 + [2] * 10},
         {"seconds": [float(i) for i in range(19)] + [19.3]},
+        {"yardstick": [0.1] * 18 + [0.08] * 2},
     ],
-    ids=["memory", "files", "threads", "speed"],
+    ids=["memory", "files", "threads", "speed", "speed on a faster machine"],
 )
 def test_what_grows_is_seen(changes):
     FLAT.require()
     with pytest.raises(AssertionError, match="20 steps"):
         dataclasses.replace(FLAT, **changes).require()
+
+
+def test_a_machine_that_slows_down_is_no_fault():
+    seconds = [float(i) for i in range(18)] + [18.5, 20.0]
+    slow = dataclasses.replace(FLAT, seconds=seconds, yardstick=[0.1] * 18 + [0.15] * 2)
+    assert slow.slower == pytest.approx(0.0)
+    slow.require()
 
 
 def test_closing_while_other_threads_call(tiny_model):
