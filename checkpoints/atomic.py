@@ -22,6 +22,8 @@ _STALE_SECONDS = 3600.0
 _TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")
 # Chunks in one call; POSIX systems take at least 16, Linux and macOS 1,024.
 _BATCH = 512
+# Bytes in one call: what the disk is given to do while the next are handed over.
+_STRETCH = 4 * 2**20
 
 
 def write(
@@ -87,14 +89,14 @@ def _write(
             if locks.known():  # Elsewhere a file that is open cannot be renamed.
                 held = os.dup(descriptor)  # Keeps the lock until it has its name.
             os.lseek(descriptor, reserve, os.SEEK_SET)
-            _write_all(descriptor, chunks)
+            _write_all(descriptor, chunks, reserve)
             first = head() if head else b""
             if len(first) != reserve:
                 raise ValueError(
                     f"The head must have {reserve} bytes. Received: {len(first)}."
                 )
             os.lseek(descriptor, 0, os.SEEK_SET)
-            _write_all(descriptor, [first])
+            _write_all(descriptor, [first], 0)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -133,20 +135,49 @@ def _locked(descriptor: int) -> bool | None:
         return None
 
 
-def _write_all(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:
-    """Writes many chunks in few calls; one call each took twice as long."""
-    views = [memoryview(chunk).cast("B") for chunk in chunks]
-    left = collections.deque(view for view in views if view.nbytes)
+def _write_all(
+    descriptor: int, chunks: Iterable[bytes | memoryview], position: int
+) -> None:
+    """Writes many chunks in few calls; one call each took twice as long.
+
+    The disk begins on each stretch when that was handed over, not when all was.
+    """
+    left: collections.deque[memoryview] = collections.deque()
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B")
+        starts = range(0, view.nbytes, _STRETCH)
+        left.extend(view[start : start + _STRETCH] for start in starts)
     while left:
         if hasattr(os, "writev"):
-            written = os.writev(descriptor, list(itertools.islice(left, _BATCH)))
+            written = os.writev(descriptor, _stretch(left))
         else:
             written = os.write(descriptor, left[0])
+        _begin_flush(descriptor, position, written)
+        position += written
         while written:
             view = left.popleft()
             if view.nbytes > written:
                 left.appendleft(view[written:])
             written -= min(view.nbytes, written)
+
+
+def _stretch(left: collections.deque[memoryview]) -> list[memoryview]:
+    """The first views that go into one call."""
+    sums = itertools.accumulate(view.nbytes for view in left)
+    fitting = itertools.takewhile(lambda total: total <= _STRETCH, sums)
+    count = max(1, sum(1 for _ in itertools.islice(fitting, _BATCH)))
+    return list(itertools.islice(left, count))
+
+
+def _begin_flush(descriptor: int, position: int, length: int) -> None:
+    """Has the disk begin on what was written; `fsync` will wait for the less.
+
+    Linux begins to write what is said not to be needed soon, and keeps it in memory
+    until it is written. Elsewhere this is a hint without an effect.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # None for pipes, say.
+            os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
 
 
 def _flush_directory(directory: pathlib.Path) -> None:

@@ -245,6 +245,31 @@ class FileTest(AtomicTestCase):
         atomic.write(self.path, chunks)
         self.assert_alone(b"".join(chunks))
 
+    @absltest.skipUnless(hasattr(os, "posix_fadvise"), "no such hint here")
+    def test_the_disk_begins_on_each_stretch_before_the_next(self):
+        begun = []
+
+        def act(number, name, made, arguments):
+            if name in ("writev", "fsync"):
+                begun.append((name, advise.call_count))
+            return made()
+
+        content = bytes(range(250)) * 8  # One chunk, longer than a stretch.
+        with mock.patch.object(atomic, "_STRETCH", 600):
+            with mock.patch.object(os, "posix_fadvise") as advise:
+                advise.side_effect = OSError(errno.ESPIPE, "a hint may fail")
+                with shim.installed(act):
+                    atomic.write(self.path, [b"ab", content, b"c"], lambda: b"1234", 4)
+        self.assert_alone(b"1234ab" + content + b"c")
+        places = [call.args[1:] for call in advise.call_args_list]
+        hint = os.POSIX_FADV_DONTNEED
+        self.assertEqual(places[:2], [(4, 2, hint), (6, 600, hint)])
+        self.assertEqual(sum(length for _, length, _ in places), len(content) + 7)
+        self.assertEqual(places[-1], (0, 4, hint))
+        *writes, flush = begun[: len(places) + 1]
+        self.assertEqual(writes, [("writev", n) for n in range(len(places))])
+        self.assertEqual(flush, ("fsync", len(places)))
+
     def test_it_is_quick(self):
         start = time.process_time()
         for _ in range(50):
