@@ -10,8 +10,9 @@ import os
 import pathlib
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from checkpoints import locks
 
@@ -51,8 +52,10 @@ def write(
       ValueError: If the head has another length.
       OSError: If the file cannot be written; it names `path`.
     """
+    target = pathlib.Path(os.path.realpath(path))
     try:
-        _write(pathlib.Path(os.path.realpath(path)), chunks, head, reserve)
+        with _freed_beside(target):
+            _write(target, chunks, head, reserve)
     except OSError as error:
         if error.errno is None:  # None of the system's.
             raise
@@ -110,6 +113,28 @@ def _write(
             with contextlib.suppress(OSError):  # All was flushed, and closed, before.
                 os.close(held)
     _flush_directory(target.parent)
+
+
+@contextlib.contextmanager
+def _freed_beside(target: pathlib.Path) -> Iterator[None]:
+    """Lets what a long file occupied be freed beside whatever comes next.
+
+    Who drops the last reference to a file waits for that; where freed blocks are told
+    to the disk (mount -o discard) 4.5 ms for 13.6 MB, a third of what writing takes.
+    """
+    old = None
+    with contextlib.suppress(OSError):  # There is none, or it may not be read.
+        # Where there are no locks, a file that is open cannot be replaced.
+        if locks.known() and os.stat(target).st_size >= _STRETCH:
+            old = os.open(target, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        if old is not None:
+            try:
+                threading.Thread(target=os.close, args=(old,)).start()
+            except RuntimeError:  # No thread can be had, as when the process ends.
+                os.close(old)
 
 
 def _begin(target: pathlib.Path) -> tuple[int, pathlib.Path]:

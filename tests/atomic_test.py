@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 from unittest import mock
 
@@ -230,6 +232,10 @@ class LeftoverTest(AtomicTestCase):
 
 
 class FileTest(AtomicTestCase):
+    def setUp(self):
+        super().setUp()
+        self.threads = set(threading.enumerate())
+
     def test_links_and_the_umask_hold(self):
         real, link = self.path, self.directory / "link"
         link.symlink_to(real)
@@ -269,6 +275,40 @@ class FileTest(AtomicTestCase):
         *writes, flush = begun[: len(places) + 1]
         self.assertEqual(writes, [("writev", n) for n in range(len(places))])
         self.assertEqual(flush, ("fsync", len(places)))
+
+    @parameterized.parameters(True, False)
+    def test_what_a_long_file_occupied_is_freed_last(self, threads):
+        done, main = [], threading.current_thread()
+
+        def act(number, name, made, arguments):
+            found = made()
+            if name == "open" and arguments[1] == os.O_RDONLY:
+                done.append(("open", found, True))
+            elif name in ("replace", "fsync", "close"):
+                own = threading.current_thread() is main
+                done.append((name, arguments[0], own))
+            return found
+
+        refused = [] if threads else [RuntimeError("can't start new thread")]
+        start = mock.patch.object(threading.Thread, "start", side_effect=refused)
+        with mock.patch.object(atomic, "_STRETCH", len(OLD)):
+            with contextlib.nullcontext() if threads else start:
+                with shim.installed(act):
+                    self.write()
+                    for thread in set(threading.enumerate()) - self.threads:
+                        thread.join()
+                self.assert_alone(NEW)
+        kept = done[0][1]
+        self.assertEqual(done[0], ("open", kept, True))
+        self.assertEqual(done[-1], ("close", kept, not threads))
+        names = [name for name, *_ in done]
+        self.assertIn("fsync", names[names.index("replace") :])
+        with self.assertRaises(OSError):  # Nothing stays open.
+            os.fstat(kept)
+        done.clear()
+        with shim.installed(act):
+            self.write()
+        self.assertNotIn("open", [name for name, *_ in done])  # The old one was short.
 
     def test_it_is_quick(self):
         start = time.process_time()
