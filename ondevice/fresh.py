@@ -96,6 +96,11 @@ class Recipe:
             return trunks.trunk_features(self.layers, self.trained)
         return trunks.trunk_features(self.layers, alone)
 
+    @functools.cached_property
+    def network(self) -> stateless.Stateless:
+        """The whole network as a function of its weights and the image."""
+        return stateless.Stateless(network.build(self.layers, self.spec.name))
+
     @property
     def module_type(self) -> _Module:
         """The module that `ops` asks for."""
@@ -230,10 +235,10 @@ def make_trainable(
     module.load(state)
     sizes = _dimensions(recipe)
     signatures = contract.signatures(sizes, module.specs, recipe.ops)
-    data = convert.trainable(
+    made = convert.trainable(
         module, module.functions(signatures), signatures, recipe.ops
     )
-    variables = convert.with_buffers(data, module.specs)
+    variables = convert.with_buffers(made.file, module.specs)
     frozen = {n: np.asarray(w).tobytes() for n, w in module.frozen.items()}
     manifest = manifests.Manifest(
         kind="trainable",
@@ -255,12 +260,12 @@ def make_trainable(
         fingerprint=manifests.fingerprint(
             recipe.spec.name, recipe.classes, variables, frozen
         ),
-        census=tflite_file.parse(data).census(),
+        census=made.file.census(),
         versions=convert.versions(),
         heads=recipe.heads,
         target=recipe.target,
     )
-    return convert.embed(data, manifest), manifest
+    return made.with_manifest(manifest), manifest
 
 
 def make_inference(
@@ -285,9 +290,8 @@ def make_inference(
       convert.ConversionError: If the converter refuses, or loses a weight.
     """
     spec = recipe.spec
-    model = stateless.Stateless(network.build(recipe.layers, spec.name))
     data, constants = convert.inference(
-        lambda values, image: _predict(model(values, image)),
+        lambda values, image: _predict(recipe.network(values, image)),
         [tf.TensorSpec((1, spec.input_size, spec.input_size, 3), name=spec.input_name)],
         weights,
         spec.outputs,
@@ -312,12 +316,13 @@ def _module(
     recipe: Recipe, weights: Mapping[str, np.ndarray]
 ) -> trainable.Trainable:
     """The tf.Module, in two parts where something trains on the trunk's features."""
-    trunk, layers = None, recipe.layers
+    trunk, above = None, None
     if recipe.features:
-        below, layers = trunks.split(layers, recipe.features)
+        below, layers = trunks.split(recipe.layers, recipe.features)
         trunk = stateless.Stateless(network.build(below, "trunk", recipe.features))
+        above = stateless.Stateless(network.build(layers, recipe.spec.name))
     return recipe.module_type(
-        stateless.Stateless(network.build(layers, recipe.spec.name)),
+        above or recipe.network,
         weights,
         recipe.trained,
         recipe.loss,
