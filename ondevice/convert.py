@@ -219,6 +219,7 @@ def _converted(
     )
 
 
+@converter.uncollected()
 def write(
     module: keras_model.KerasTrainable, directory: str | os.PathLike[str]
 ) -> manifests.Manifest:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from checkpoints import manifest as manifests
 from checkpoints import atomic, patch, tflite_file
-from ondevice import convert
+from ondevice import convert, converter
 from ondevice import precision as precisions
 from ondevice.detection import anchors
 from ondevice.device import trial
@@ -221,6 +221,7 @@ def make(
     return Files(model, frozen, manifest, constants)
 
 
+@converter.uncollected()
 def make_trainable(
     recipe: Recipe,
     weights: Mapping[str, np.ndarray],
@@ -268,6 +269,7 @@ def make_trainable(
     return made.with_manifest(manifest), manifest
 
 
+@converter.uncollected()
 def make_inference(
     recipe: Recipe,
     manifest: manifests.Manifest,
