@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import collections
 import contextlib
 import errno
@@ -10,7 +11,6 @@ import os
 import pathlib
 import re
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -132,7 +132,8 @@ def _freed_beside(target: pathlib.Path) -> Iterator[None]:
     finally:
         if old is not None:
             try:
-                threading.Thread(target=os.close, args=(old,)).start()
+                # Not threading's, whose start waits until the thread runs.
+                _thread.start_new_thread(os.close, (old,))
             except RuntimeError:  # No thread can be had, as when the process ends.
                 os.close(old)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
@@ -232,10 +233,6 @@ class LeftoverTest(AtomicTestCase):
 
 
 class FileTest(AtomicTestCase):
-    def setUp(self):
-        super().setUp()
-        self.threads = set(threading.enumerate())
-
     def test_links_and_the_umask_hold(self):
         real, link = self.path, self.directory / "link"
         link.symlink_to(real)
@@ -278,25 +275,26 @@ class FileTest(AtomicTestCase):
 
     @parameterized.parameters(True, False)
     def test_what_a_long_file_occupied_is_freed_last(self, threads):
-        done, main = [], threading.current_thread()
+        done, main, closed = [], threading.get_ident(), threading.Event()
 
         def act(number, name, made, arguments):
             found = made()
             if name == "open" and arguments[1] == os.O_RDONLY:
                 done.append(("open", found, True))
             elif name in ("replace", "fsync", "close"):
-                own = threading.current_thread() is main
+                own = threading.get_ident() == main
                 done.append((name, arguments[0], own))
+                if arguments[0] == done[0][1]:
+                    closed.set()
             return found
 
         refused = [] if threads else [RuntimeError("can't start new thread")]
-        start = mock.patch.object(threading.Thread, "start", side_effect=refused)
+        start = mock.patch.object(_thread, "start_new_thread", side_effect=refused)
         with mock.patch.object(atomic, "_STRETCH", len(OLD)):
             with contextlib.nullcontext() if threads else start:
                 with shim.installed(act):
                     self.write()
-                    for thread in set(threading.enumerate()) - self.threads:
-                        thread.join()
+                    self.assertTrue(closed.wait(60))
                 self.assert_alone(NEW)
         kept = done[0][1]
         self.assertEqual(done[0], ("open", kept, True))
