@@ -11,13 +11,12 @@ import math
 import os
 import pathlib
 import struct
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from checkpoints import atomic, manifest, strict_json
+from checkpoints import atomic, manifest, scans, strict_json
 
 FORMAT = "ondevice.checkpoint"
 FORMAT_VERSION = 1
@@ -128,8 +127,8 @@ def save_file(
 
     def head() -> bytes:
         """What is found out while the disk is at work on the tensors."""
-        _storable(not_finite(arrays), path)
-        return _head(described, {n: _crc(chunks[n]) for n in chunks}, texts)
+        _storable(scans.not_finite(arrays), path)
+        return _head(described, scans.crcs(chunks), texts)
 
     reserve = len(_head(described, dict.fromkeys(chunks, "0" * 8), texts))
     atomic.write(path, chunks.values(), head, reserve)
@@ -216,16 +215,7 @@ def misfits(
             found.append(f"{name!r} of shape {array.shape}, not {spec.shape}")
         if array.dtype != np.dtype(spec.dtype):
             found.append(f"{name!r} of dtype {array.dtype}, not {spec.dtype}")
-    return found + not_finite(tensors)
-
-
-def not_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns a fault for each tensor with numbers that are not finite."""
-    return [
-        f"{name!r} with {int((~np.isfinite(array)).sum())} numbers that are not finite"
-        for name, array in sorted(tensors.items())
-        if array.dtype.kind == "f" and not np.isfinite(array).all()
-    ]
+    return found + scans.not_finite(tensors)
 
 
 def _storable(faults: list[str], path: str | os.PathLike[str]) -> None:
@@ -275,7 +265,8 @@ def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
         if stream.readinto(data.data) != end:
             raise CheckpointError("The file must not change while it is read.")
     chunks = {name: data[slice(*table[name].data_offsets)] for name in sorted(table)}
-    damaged = [name for name in chunks if _crc(chunks[name].data) != sums[name]]
+    there = scans.crcs({name: chunk.data for name, chunk in chunks.items()})
+    damaged = [name for name in chunks if there[name] != sums[name]]
     if damaged:
         raise CheckpointError(
             "Every tensor must have the checksum that the file gives for it. Received: "
@@ -357,7 +348,7 @@ def _malformed(faults: list[str]) -> CheckpointError:
 
 def _checksum(metadata: Mapping[str, str], described: str) -> str:
     parts = (metadata["header"], metadata["crc32"], described)
-    return _crc("\n".join(parts).encode(errors="replace"))
+    return scans.crc("\n".join(parts).encode(errors="replace"))
 
 
 def _described(table: Mapping[str, _Entry]) -> str:
@@ -365,10 +356,6 @@ def _described(table: Mapping[str, _Entry]) -> str:
     return strict_json.dump(
         [[name, e.dtype, e.shape] for name, e in sorted(table.items())]
     )
-
-
-def _crc(data: Any) -> str:
-    return f"{zlib.crc32(data):08x}"
 
 
 def _bytes(array: np.ndarray) -> memoryview:
