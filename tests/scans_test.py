@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from unittest import mock
 
@@ -15,9 +16,16 @@ CHUNKS = {name: memoryview(bytes(range(size))) for name, size in SIZES.items()}
 
 
 class ScansTest(parameterized.TestCase):
-    def test_crc(self):
-        # The check value of CRC-32, of "A painless guide to CRC error detection".
-        self.assertEqual(scans.crc(b"123456789"), "cbf43926")
+    @parameterized.parameters("zlib", "zlib_ng.zlib_ng")
+    def test_crc(self, name):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            self.skipTest(f"{name} is not installed")
+        with mock.patch.object(scans, "zlib", module):
+            # The check value of CRC-32, of "A painless guide to CRC error detection".
+            self.assertEqual(scans.crc(b"123456789"), "cbf43926")
+            self.assertEqual(scans.crc(memoryview(b"")), "00000000")
 
     def test_numbers_that_are_not_finite(self):
         tensors = {
