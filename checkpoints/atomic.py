@@ -45,7 +45,7 @@ def write(
       path: Of the file; its directory exists.
       chunks: Its content in order.
       head: Gives the first `reserve` bytes, before the chunks. It is called when those
-        are written, so it may wait for what is computed meanwhile.
+        are handed over: what it computes costs no time while the disk is at work.
       reserve: Length of the head.
 
     Raises:
