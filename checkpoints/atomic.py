@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import collections
 import contextlib
 import errno
@@ -11,7 +12,7 @@ import pathlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from checkpoints import locks
 
@@ -22,6 +23,8 @@ _STALE_SECONDS = 3600.0
 _TEMPORARY = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.tmp")
 # Chunks in one call; POSIX systems take at least 16, Linux and macOS 1,024.
 _BATCH = 512
+# Bytes in one call: what the disk is given to do while the next are handed over.
+_STRETCH = 4 * 2**20
 
 
 def write(
@@ -42,15 +45,17 @@ def write(
       path: Of the file; its directory exists.
       chunks: Its content in order.
       head: Gives the first `reserve` bytes, before the chunks. It is called when those
-        are written, so it may wait for what is computed meanwhile.
+        are handed over: what it computes costs no time while the disk is at work.
       reserve: Length of the head.
 
     Raises:
       ValueError: If the head has another length.
       OSError: If the file cannot be written; it names `path`.
     """
+    target = pathlib.Path(os.path.realpath(path))
     try:
-        _write(pathlib.Path(os.path.realpath(path)), chunks, head, reserve)
+        with _freed_beside(target):
+            _write(target, chunks, head, reserve)
     except OSError as error:
         if error.errno is None:  # None of the system's.
             raise
@@ -87,14 +92,14 @@ def _write(
             if locks.known():  # Elsewhere a file that is open cannot be renamed.
                 held = os.dup(descriptor)  # Keeps the lock until it has its name.
             os.lseek(descriptor, reserve, os.SEEK_SET)
-            _write_all(descriptor, chunks)
+            _write_all(descriptor, chunks, reserve)
             first = head() if head else b""
             if len(first) != reserve:
                 raise ValueError(
                     f"The head must have {reserve} bytes. Received: {len(first)}."
                 )
             os.lseek(descriptor, 0, os.SEEK_SET)
-            _write_all(descriptor, [first])
+            _write_all(descriptor, [first], 0)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -108,6 +113,29 @@ def _write(
             with contextlib.suppress(OSError):  # All was flushed, and closed, before.
                 os.close(held)
     _flush_directory(target.parent)
+
+
+@contextlib.contextmanager
+def _freed_beside(target: pathlib.Path) -> Iterator[None]:
+    """Lets what a long file occupied be freed beside whatever comes next.
+
+    Who drops the last reference to a file waits for that; where freed blocks are told
+    to the disk (mount -o discard) 4.5 ms for 13.6 MB, a third of what writing takes.
+    """
+    old = None
+    with contextlib.suppress(OSError):  # There is none, or it may not be read.
+        # Where there are no locks, a file that is open cannot be replaced.
+        if locks.known() and os.stat(target).st_size >= _STRETCH:
+            old = os.open(target, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        if old is not None:
+            try:
+                # Not threading's, whose start waits until the thread runs.
+                _thread.start_new_thread(os.close, (old,))
+            except RuntimeError:  # No thread can be had, as when the process ends.
+                os.close(old)
 
 
 def _begin(target: pathlib.Path) -> tuple[int, pathlib.Path]:
@@ -133,20 +161,49 @@ def _locked(descriptor: int) -> bool | None:
         return None
 
 
-def _write_all(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:
-    """Writes many chunks in few calls; one call each took twice as long."""
-    views = [memoryview(chunk).cast("B") for chunk in chunks]
-    left = collections.deque(view for view in views if view.nbytes)
+def _write_all(
+    descriptor: int, chunks: Iterable[bytes | memoryview], position: int
+) -> None:
+    """Writes many chunks in few calls; one call each took twice as long.
+
+    The disk begins on each stretch when that was handed over, not when all was.
+    """
+    left: collections.deque[memoryview] = collections.deque()
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B")
+        starts = range(0, view.nbytes, _STRETCH)
+        left.extend(view[start : start + _STRETCH] for start in starts)
     while left:
         if hasattr(os, "writev"):
-            written = os.writev(descriptor, list(itertools.islice(left, _BATCH)))
+            written = os.writev(descriptor, _stretch(left))
         else:
             written = os.write(descriptor, left[0])
+        _begin_flush(descriptor, position, written)
+        position += written
         while written:
             view = left.popleft()
             if view.nbytes > written:
                 left.appendleft(view[written:])
             written -= min(view.nbytes, written)
+
+
+def _stretch(left: collections.deque[memoryview]) -> list[memoryview]:
+    """The first views that go into one call."""
+    sums = itertools.accumulate(view.nbytes for view in left)
+    fitting = itertools.takewhile(lambda total: total <= _STRETCH, sums)
+    count = max(1, sum(1 for _ in itertools.islice(fitting, _BATCH)))
+    return list(itertools.islice(left, count))
+
+
+def _begin_flush(descriptor: int, position: int, length: int) -> None:
+    """Has the disk begin on what was written; `fsync` will wait for the less.
+
+    Linux begins to write what is said not to be needed soon, and keeps it in memory
+    until it is written. Elsewhere this is a hint without an effect.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # None for pipes, say.
+            os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
 
 
 def _flush_directory(directory: pathlib.Path) -> None:

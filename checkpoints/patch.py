@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 
@@ -44,36 +44,9 @@ def patch(
         shape or dtype, and every value that is not finite; nothing is written then.
       TfliteError: If the bytes are no .tflite.
     """
-    if not isinstance(file, tflite_file.TfliteFile):
-        file = tflite_file.parse(file)
-    users = _users(file)
-    variables = collections.defaultdict(list)
-    for name, buffer in variable_buffers(file).items():
-        variables[buffer].append(name)
-    faults: list[str] = []
-    for buffer in sorted(values):
-        faults += _faults(file, users, buffer, values[buffer])
-        if len(variables[buffer]) > 1:
-            faults.append(f"buffer {buffer}, shared by variables {variables[buffer]}")
-    faults += _overlaps(file, values)
-    if faults:
-        raise PatchError(
-            "A patched buffer must be the constant of one tensor and of at most one "
-            "variable, its new value finite, of that tensor's shape and dtype. "
-            f"Received: {strict_json.summary(faults)}."
-        )
-    source = memoryview(file.data)
-    pieces: list[memoryview | bytes] = []
-    position = 0
-    for buffer in sorted(values, key=lambda buffer: file.buffers[buffer].offset):
-        span = file.buffers[buffer]
-        array = values[buffer]
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        pieces.append(source[position : span.offset])
-        pieces.append(array.reshape(-1).view(np.uint8).data)
-        position = span.offset + span.size
-    pieces.append(source[position:])
-    return b"".join(pieces)
+    file = _parsed(file)
+    users, initial = _users(file, values), variable_buffers(file)
+    return b"".join(_pieces(file, values, users, initial))
 
 
 def patch_trainable(
@@ -81,6 +54,15 @@ def patch_trainable(
     manifest: manifests.Manifest,
     tensors: Mapping[str, np.ndarray],
 ) -> bytes:
+    """As `trainable_pieces`, in one."""
+    return b"".join(trainable_pieces(file, manifest, tensors))
+
+
+def trainable_pieces(
+    file: tflite_file.TfliteFile | bytes,
+    manifest: manifests.Manifest,
+    tensors: Mapping[str, np.ndarray],
+) -> list[memoryview]:
     """Writes a checkpoint into a trainable file: weights, slots and step.
 
     Args:
@@ -89,32 +71,31 @@ def patch_trainable(
       tensors: Name -> array, of exactly the manifest's variables.
 
     Returns:
-      The new file: an interpreter that opens it starts where the checkpoint was made.
+      The new file, in pieces that are parts of the old one and of the tensors: an
+      interpreter that opens it starts where the checkpoint was made.
 
     Raises:
       PatchError: As `patch`; if tensors are missing or surplus; or if the manifest
         names a buffer that initialises no variable.
       TfliteError: If the bytes are no .tflite.
     """
-    if not isinstance(file, tflite_file.TfliteFile):
-        file = tflite_file.parse(file)
+    file = _parsed(file)
     _same_names(tensors, [v.name for v in manifest.variables], "variables")
-    initial = set(variable_buffers(file).values())
-    stray = [v.name for v in manifest.variables if v.buffer not in initial]
+    initial = variable_buffers(file)
+    there = set(initial.values())
+    stray = [v.name for v in manifest.variables if v.buffer not in there]
     if stray:
         raise PatchError(
             "The manifest must name the buffers that initialise variables. Received: "
             f"others for {stray[:20]}."
         )
-    stored = {tensor.buffer: tensor for g in file.subgraphs for tensor in g.tensors}
-    pairs = []
-    for variable in manifest.variables:
-        value = tensors[variable.name]
+    values = _by_buffer((v.buffer, tensors[v.name]) for v in manifest.variables)
+    users = _users(file, values)
+    for buffer, value in values.items():
         # The step, a scalar, is stored with an axis, which files of before have not.
-        if value.shape == () and stored[variable.buffer].shape == (1,):
-            value = value.reshape(1)
-        pairs.append((variable.buffer, value))
-    return patch(file, _by_buffer(pairs))
+        if value.shape == () and [user.shape for user in users[buffer]] == [(1,)]:
+            values[buffer] = value.reshape(1)
+    return _pieces(file, values, users, initial)
 
 
 def patch_inference(
@@ -122,6 +103,15 @@ def patch_inference(
     manifest: manifests.Manifest,
     tensors: Mapping[str, np.ndarray],
 ) -> bytes:
+    """As `inference_pieces`, in one."""
+    return b"".join(inference_pieces(template, manifest, tensors))
+
+
+def inference_pieces(
+    template: tflite_file.TfliteFile | bytes,
+    manifest: manifests.Manifest,
+    tensors: Mapping[str, np.ndarray],
+) -> list[memoryview]:
     """Writes a checkpoint's weights into an inference file.
 
     Args:
@@ -131,15 +121,16 @@ def patch_inference(
         them, one that was frozen, stays as it is.
 
     Returns:
-      The new file.
+      The new file, in pieces, as `trainable_pieces`.
 
     Raises:
       PatchError: As `patch`; or if the file has no such weight, or it does not fit the
         permutation.
       TfliteError: If the bytes are no .tflite.
     """
+    file = _parsed(template)
     known = {constant.variable: constant for constant in manifest.constants}
-    found, faults = _constants(template, manifest, tensors)
+    found, faults = _constants(file, manifest, tensors)
     values = []
     for name in sorted(found):
         array, constant = found[name], known[name]
@@ -156,7 +147,8 @@ def patch_inference(
             "Weights must fit the inference file. Received: "
             f"{strict_json.summary(faults)}."
         )
-    return patch(template, _by_buffer(values))
+    by_buffer = _by_buffer(values)
+    return _pieces(file, by_buffer, _users(file, by_buffer), variable_buffers(file))
 
 
 def weights_of(manifest: manifests.Manifest) -> set[str]:
@@ -175,7 +167,7 @@ def weights_of(manifest: manifests.Manifest) -> set[str]:
 
 
 def _constants(
-    template: tflite_file.TfliteFile | bytes,
+    template: tflite_file.TfliteFile,
     manifest: manifests.Manifest,
     tensors: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -197,13 +189,11 @@ def _constants(
 
 
 def _frozen(
-    template: tflite_file.TfliteFile | bytes,
+    template: tflite_file.TfliteFile,
     names: Iterable[str],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
     """Weights that do not train, as the file keeps them beside its constants."""
-    if not isinstance(template, tflite_file.TfliteFile):
-        template = tflite_file.parse(template)
     found = {}
     for name in names:
         buffer = template.metadata.get(folds.METADATA_PREFIX + name)
@@ -275,11 +265,61 @@ def _initialisations(file: tflite_file.TfliteFile) -> list[int]:
     return sorted({index for index in calls if index is not None})
 
 
-def _users(file: tflite_file.TfliteFile) -> dict[int, list[tflite_file.Tensor]]:
+def _parsed(file: tflite_file.TfliteFile | bytes) -> tflite_file.TfliteFile:
+    return file if isinstance(file, tflite_file.TfliteFile) else tflite_file.parse(file)
+
+
+def _pieces(
+    file: tflite_file.TfliteFile,
+    values: Mapping[int, np.ndarray],
+    users: Mapping[int, list[tflite_file.Tensor]],
+    initial: Mapping[str, int],
+) -> list[memoryview]:
+    """The new file of `patch`, uncopied.
+
+    Args:
+      file: As of `patch`.
+      values: As of `patch`.
+      users: As `_users` finds them.
+      initial: As `variable_buffers` finds them.
+    """
+    variables = collections.defaultdict(list)
+    for name, buffer in initial.items():
+        variables[buffer].append(name)
+    faults: list[str] = []
+    for buffer in sorted(values):
+        faults += _faults(file, users, buffer, values[buffer])
+        if len(variables[buffer]) > 1:
+            faults.append(f"buffer {buffer}, shared by variables {variables[buffer]}")
+    faults += _overlaps(file, values)
+    if faults:
+        raise PatchError(
+            "A patched buffer must be the constant of one tensor and of at most one "
+            "variable, its new value finite, of that tensor's shape and dtype. "
+            f"Received: {strict_json.summary(faults)}."
+        )
+    source = memoryview(file.data)
+    pieces = []
+    position = 0
+    for buffer in sorted(values, key=lambda buffer: file.buffers[buffer].offset):
+        span = file.buffers[buffer]
+        array = values[buffer]
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        pieces.append(source[position : span.offset])
+        pieces.append(array.reshape(-1).view(np.uint8).data)
+        position = span.offset + span.size
+    return [*pieces, source[position:]]
+
+
+def _users(
+    file: tflite_file.TfliteFile, wanted: Container[int]
+) -> dict[int, list[tflite_file.Tensor]]:
+    """The tensors of each buffer that is wanted."""
     users = collections.defaultdict(list)
     for graph in file.subgraphs:
         for tensor in graph.tensors:
-            users[tensor.buffer].append(tensor)
+            if tensor.buffer in wanted:
+                users[tensor.buffer].append(tensor)
     return users
 
 

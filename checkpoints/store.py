@@ -6,18 +6,17 @@ The format is specified in the docstring of the package.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
 import struct
-import zlib
 from collections.abc import Mapping
-from concurrent import futures
 from typing import Any
 
 import numpy as np
 
-from checkpoints import atomic, manifest, strict_json
+from checkpoints import atomic, manifest, scans, strict_json
 
 FORMAT = "ondevice.checkpoint"
 FORMAT_VERSION = 1
@@ -39,9 +38,16 @@ DTYPES = {
     "U64": "<u8",
     "BOOL": "|b1",
 }
-_NAMES = {np.dtype(text): name for name, text in DTYPES.items()}
+_NAMES = {
+    dtype: name
+    for name, text in DTYPES.items()
+    for dtype in (np.dtype(text), np.dtype(text).newbyteorder())
+}
+_SIZES = {name: np.dtype(text).itemsize for name, text in DTYPES.items()}
 _LENGTH = struct.Struct("<Q")
 _KEYS = {"format", "header", "crc32", "checksum"}
+# Stands for the metadata in a table's text; a tensor's entry is an object.
+_HOLE = '"__metadata__":0'
 
 
 class CheckpointError(ValueError):
@@ -99,7 +105,8 @@ def save_file(
       OSError: If the file cannot be written; the old one is as it was.
     """
     arrays = {name: np.asarray(tensors[name]) for name in tensors}
-    faults = [f"{n!r} of dtype {a.dtype}" for n, a in arrays.items() if not _known(a)]
+    kinds = {name: _NAMES.get(array.dtype) for name, array in arrays.items()}
+    faults = [f"{n!r} of dtype {arrays[n].dtype}" for n in kinds if kinds[n] is None]
     faults += ["the name '__metadata__'"] * ("__metadata__" in arrays)
     _storable(faults, path)
     try:
@@ -111,22 +118,20 @@ def save_file(
         ) from error
     chunks, table, position = {}, {}, 0
     for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name)):
-        array = arrays[name]
-        kind = _NAMES[array.dtype.newbyteorder("<")]
+        array, kind = arrays[name], kinds[name] or ""
         chunks[name] = _bytes(array.astype(DTYPES[kind], copy=False))
         end = position + chunks[name].nbytes
         table[name] = _Entry(kind, array.shape, (position, end))
         position = end
-    with futures.ThreadPoolExecutor(1) as pool:  # While the disk is at work.
-        sums = pool.submit(_checksums, chunks)
-        faulty = pool.submit(not_finite, arrays)
+    texts = _texts(tuple(table.items()))
 
-        def head() -> bytes:
-            _storable(faulty.result(), path)
-            return _head(described, sums.result(), table)
+    def head() -> bytes:
+        """What is found out while the disk is at work on the tensors."""
+        _storable(scans.not_finite(arrays), path)
+        return _head(described, scans.crcs(chunks), texts)
 
-        reserve = len(_head(described, dict.fromkeys(chunks, "0" * 8), table))
-        atomic.write(path, chunks.values(), head, reserve)
+    reserve = len(_head(described, dict.fromkeys(chunks, "0" * 8), texts))
+    atomic.write(path, chunks.values(), head, reserve)
 
 
 def load_file(
@@ -210,16 +215,7 @@ def misfits(
             found.append(f"{name!r} of shape {array.shape}, not {spec.shape}")
         if array.dtype != np.dtype(spec.dtype):
             found.append(f"{name!r} of dtype {array.dtype}, not {spec.dtype}")
-    return found + not_finite(tensors)
-
-
-def not_finite(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns a fault for each tensor with numbers that are not finite."""
-    return [
-        f"{name!r} with {int((~np.isfinite(array)).sum())} numbers that are not finite"
-        for name, array in sorted(tensors.items())
-        if array.dtype.kind == "f" and not np.isfinite(array).all()
-    ]
+    return found + scans.not_finite(tensors)
 
 
 def _storable(faults: list[str], path: str | os.PathLike[str]) -> None:
@@ -230,14 +226,22 @@ def _storable(faults: list[str], path: str | os.PathLike[str]) -> None:
         )
 
 
-def _head(header: str, sums: Mapping[str, str], table: Mapping[str, _Entry]) -> bytes:
-    """Returns everything before the tensors' bytes."""
-    texts = {"format": FORMAT, "header": header, "crc32": strict_json.dump(sums)}
-    texts["checksum"] = _checksum(texts, table)
-    entries = {name: vars(entry) for name, entry in table.items()}
-    described = strict_json.dump({"__metadata__": texts} | entries).encode()
-    described += b" " * (-len(described) % 8)
-    return _LENGTH.pack(len(described)) + described
+def _head(header: str, sums: Mapping[str, str], texts: tuple[str, str]) -> bytes:
+    """Returns everything before the tensors' bytes; `texts` as `_texts` gives them."""
+    table, described = texts
+    metadata = {"format": FORMAT, "header": header, "crc32": strict_json.dump(sums)}
+    metadata["checksum"] = _checksum(metadata, described)
+    filled = f'"__metadata__":{strict_json.dump(metadata)}'
+    data = table.replace(_HOLE, filled, 1).encode()
+    data += b" " * (-len(data) % 8)
+    return _LENGTH.pack(len(data)) + data
+
+
+@functools.lru_cache(4)  # A run saves the same tensors again and again.
+def _texts(table: tuple[tuple[str, _Entry], ...]) -> tuple[str, str]:
+    """Returns the table's JSON, with `_HOLE`, and what its checksum is of."""
+    entries = {name: vars(entry) for name, entry in table}
+    return strict_json.dump({"__metadata__": 0} | entries), _described(dict(table))
 
 
 def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
@@ -261,7 +265,8 @@ def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
         if stream.readinto(data.data) != end:
             raise CheckpointError("The file must not change while it is read.")
     chunks = {name: data[slice(*table[name].data_offsets)] for name in sorted(table)}
-    damaged = [name for name in chunks if _crc(chunks[name].data) != sums[name]]
+    there = scans.crcs({name: chunk.data for name, chunk in chunks.items()})
+    damaged = [name for name in chunks if there[name] != sums[name]]
     if damaged:
         raise CheckpointError(
             "Every tensor must have the checksum that the file gives for it. Received: "
@@ -295,7 +300,7 @@ def _table(text: bytes) -> tuple[dict[str, _Entry], Header, dict[str, str]]:
         for name, entry in value.items()
     }
     faults = faults or _layout(table)
-    if not faults and _checksum(texts, table) != texts["checksum"]:
+    if not faults and _checksum(texts, _described(table)) != texts["checksum"]:
         faults.append("a header that does not match its checksum")
     if faults:
         raise _malformed(faults)
@@ -327,7 +332,7 @@ def _layout(table: dict[str, _Entry]) -> list[str]:
         if kind not in DTYPES or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
             faults.append(f"{name[:80]!r} of {kind[:8]!r} {shape[:8]}")
             continue
-        size = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize
+        size = math.prod(shape) * _SIZES[kind]
         if begin != position or end - begin != size:
             faults.append(f"{name[:80]!r} at {begin}:{end}, not {position}:+{size}")
         position = end
@@ -341,28 +346,22 @@ def _malformed(faults: list[str]) -> CheckpointError:
     )
 
 
-def _checksum(texts: Mapping[str, str], table: Mapping[str, _Entry]) -> str:
-    described = [[name, e.dtype, list(e.shape)] for name, e in sorted(table.items())]
-    parts = (texts["header"], texts["crc32"], strict_json.dump(described))
-    return _crc("\n".join(parts).encode(errors="replace"))
+def _checksum(metadata: Mapping[str, str], described: str) -> str:
+    parts = (metadata["header"], metadata["crc32"], described)
+    return scans.crc("\n".join(parts).encode(errors="replace"))
 
 
-def _checksums(chunks: Mapping[str, memoryview]) -> dict[str, str]:
-    return {name: _crc(chunk) for name, chunk in chunks.items()}
-
-
-def _crc(data: Any) -> str:
-    return f"{zlib.crc32(data):08x}"
+def _described(table: Mapping[str, _Entry]) -> str:
+    """The tensors, as the checksum covers them."""
+    return strict_json.dump(
+        [[name, e.dtype, e.shape] for name, e in sorted(table.items())]
+    )
 
 
 def _bytes(array: np.ndarray) -> memoryview:
     """Returns an array's bytes in row-major order, without a copy where they are so."""
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.view(np.uint8).data if flat.size else memoryview(b"")
-
-
-def _known(array: np.ndarray) -> bool:
-    return array.dtype.newbyteorder("<") in _NAMES
 
 
 def _json(value: Mapping[str, Any]) -> str:

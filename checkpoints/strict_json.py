@@ -110,14 +110,16 @@ def _dataclass_decoder(kind: type) -> _Decoder:
             faults.append(f" must be an object, not {_show(value)}")
             return None
         before = len(faults)
-        for name in sorted(value.keys() - decoders.keys()):
-            faults.append(f" has an unknown key {name[:80]!r}")
+        if value.keys() != decoders.keys():
+            for name in sorted(value.keys() - decoders.keys()):
+                faults.append(f" has an unknown key {name[:80]!r}")
         found = {}
         for name, decoder in decoders.items():
             if name in value:
                 known = len(faults)
                 found[name] = decoder(value[name], faults)
-                _within(f".{name}", faults, known)
+                if len(faults) > known:
+                    _within(f".{name}", faults, known)
             elif name in required:
                 faults.append(f" lacks the key {name!r}")
         return kind(**found) if len(faults) == before else None
@@ -144,7 +146,7 @@ def _tuple_decoder(arguments: tuple) -> _Decoder:
     endless = arguments[-1] is Ellipsis
     items = arguments[:-1] if endless else arguments
     decoders = [_decoder(item) for item in items]
-    exact = items[0] if set(items) <= {items[0]} & {bool, int, str} else None
+    exact = set(items) if set(items) <= {items[0]} & {bool, int, str} else set()
 
     def decoded(value: Any, faults: list[str]) -> tuple:
         if not isinstance(value, list):
@@ -153,7 +155,7 @@ def _tuple_decoder(arguments: tuple) -> _Decoder:
         if not endless and len(value) != len(decoders):
             faults.append(f" must have {len(decoders)} items, not {len(value)}")
             return ()
-        if exact and all(type(item) is exact for item in value):
+        if exact and exact.issuperset(map(type, value)):
             return tuple(value)  # As a shape: most of what a manifest holds.
         found = []
         kinds = decoders * len(value) if endless else decoders

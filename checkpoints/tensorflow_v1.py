@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from checkpoints import atomic, manifest, sorted_table, store, strict_json, wire
+from checkpoints import atomic, manifest, scans, sorted_table, store, strict_json, wire
 
 # Tensors that one file may hold; a model of a thousand weights has 3,001 with Adam's.
 MAX_TENSORS = 2**15
@@ -157,7 +157,7 @@ def save_file(
     ]
     faults += [f"{name!r}, no text" for name in arrays if not _encodable(name)]
     faults += [] if 0 < len(arrays) <= MAX_TENSORS else [f"{len(arrays)} tensors"]
-    faults += store.not_finite(arrays)
+    faults += scans.not_finite(arrays)
     if faults:
         raise store.CheckpointError(
             f"A checkpoint of TensorFlow must hold 1 to {MAX_TENSORS} finite tensors "

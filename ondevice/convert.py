@@ -39,12 +39,30 @@ class UnfoundError(ConversionError):
     """A weight that does not lie in the frozen file as it is."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A .tflite that lacks its manifest, which tells of it.
+
+    Attributes:
+      file: The file, parsed.
+      model: Its content, as it is packed.
+    """
+
+    file: tflite_file.TfliteFile
+    model: schema.ModelT
+
+    def with_manifest(self, manifest: manifests.Manifest) -> bytes:
+        """Returns the file, the manifest embedded; the content has it from then on."""
+        _add_manifest(self.model, manifest)
+        return rewrite.pack(self.model)
+
+
 def trainable(
     module: tf.Module,
     functions: Mapping[str, Callable],
     signatures: Sequence[manifests.SignatureSpec],
     ops: str = "builtin",
-) -> bytes:
+) -> Converted:
     """Converts a module with signatures.
 
     Args:
@@ -54,7 +72,7 @@ def trainable(
       ops: `builtin` or `select`.
 
     Returns:
-      The .tflite, without a manifest, its signatures named as the contract says.
+      The .tflite, its signatures named as the contract says.
 
     Raises:
       ConversionError: If the converter refuses the graph.
@@ -74,7 +92,7 @@ def trainable(
     rewrite.name_signatures(model, signatures)
     rewrite.share_constants(model)
     rewrite.unshare_variables(model)
-    return rewrite.pack(model)
+    return Converted(tflite_file.parse(rewrite.pack(model)), model)
 
 
 def inference(
@@ -146,13 +164,17 @@ def versions() -> dict[str, str]:
 def embed(data: bytes, manifest: manifests.Manifest) -> bytes:
     """Puts the manifest into the file as metadata."""
     model = schema.ModelT.InitFromPackedBuf(data, 0)
-    content = manifests.to_json(manifest).encode()
-    rewrite.add_metadata(model, manifests.METADATA_NAME, content)
+    _add_manifest(model, manifest)
     return rewrite.pack(model)
 
 
+def _add_manifest(model: schema.ModelT, manifest: manifests.Manifest) -> None:
+    content = manifests.to_json(manifest).encode()
+    rewrite.add_metadata(model, manifests.METADATA_NAME, content)
+
+
 def with_buffers(
-    data: bytes, specs: Sequence[manifests.VariableSpec]
+    file: tflite_file.TfliteFile, specs: Sequence[manifests.VariableSpec]
 ) -> tuple[manifests.VariableSpec, ...]:
     """The variables with the buffers that hold their initial values.
 
@@ -160,7 +182,7 @@ def with_buffers(
       ConversionError: If the file's variables are not the ones given, or two of them
         share a buffer: a patch of one would change the other.
     """
-    buffers = patch.variable_buffers(tflite_file.parse(data))
+    buffers = patch.variable_buffers(file)
     names = {spec.name for spec in specs}
     taken = list(buffers.values())
     shared = sorted(name for name, b in buffers.items() if taken.count(b) > 1)
@@ -197,6 +219,7 @@ def _converted(
     )
 
 
+@converter.uncollected()
 def write(
     module: keras_model.KerasTrainable, directory: str | os.PathLike[str]
 ) -> manifests.Manifest:
@@ -215,16 +238,16 @@ def write(
       OSError: If a file cannot be written.
     """
     signatures = module.signature_specs
-    data = trainable(module, module.functions(signatures), signatures, module.ops)
+    made = trainable(module, module.functions(signatures), signatures, module.ops)
     manifest = dataclasses.replace(
         keras_files.described(module, versions()),
-        variables=with_buffers(data, module.specs),
-        census=tflite_file.parse(data).census(),
+        variables=with_buffers(made.file, module.specs),
+        census=made.file.census(),
     )
     frozen = _inference_of(module, module.parameters(), precisions.FLOAT32)
     folder = pathlib.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    model = embed(data, manifest)
+    model = made.with_manifest(manifest)
     atomic.write(folder / "model.tflite", [model])
     atomic.write(folder / "inference.tflite", [frozen])
     trial.record(model, frozen)

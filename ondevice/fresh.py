@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from checkpoints import manifest as manifests
 from checkpoints import atomic, patch, tflite_file
-from ondevice import convert
+from ondevice import convert, converter
 from ondevice import precision as precisions
 from ondevice.detection import anchors
 from ondevice.device import trial
@@ -95,6 +95,11 @@ class Recipe:
         if not alone:
             return trunks.trunk_features(self.layers, self.trained)
         return trunks.trunk_features(self.layers, alone)
+
+    @functools.cached_property
+    def network(self) -> stateless.Stateless:
+        """The whole network as a function of its weights and the image."""
+        return stateless.Stateless(network.build(self.layers, self.spec.name))
 
     @property
     def module_type(self) -> _Module:
@@ -216,6 +221,7 @@ def make(
     return Files(model, frozen, manifest, constants)
 
 
+@converter.uncollected()
 def make_trainable(
     recipe: Recipe,
     weights: Mapping[str, np.ndarray],
@@ -230,10 +236,10 @@ def make_trainable(
     module.load(state)
     sizes = _dimensions(recipe)
     signatures = contract.signatures(sizes, module.specs, recipe.ops)
-    data = convert.trainable(
+    made = convert.trainable(
         module, module.functions(signatures), signatures, recipe.ops
     )
-    variables = convert.with_buffers(data, module.specs)
+    variables = convert.with_buffers(made.file, module.specs)
     frozen = {n: np.asarray(w).tobytes() for n, w in module.frozen.items()}
     manifest = manifests.Manifest(
         kind="trainable",
@@ -255,14 +261,15 @@ def make_trainable(
         fingerprint=manifests.fingerprint(
             recipe.spec.name, recipe.classes, variables, frozen
         ),
-        census=tflite_file.parse(data).census(),
+        census=made.file.census(),
         versions=convert.versions(),
         heads=recipe.heads,
         target=recipe.target,
     )
-    return convert.embed(data, manifest), manifest
+    return made.with_manifest(manifest), manifest
 
 
+@converter.uncollected()
 def make_inference(
     recipe: Recipe,
     manifest: manifests.Manifest,
@@ -285,9 +292,8 @@ def make_inference(
       convert.ConversionError: If the converter refuses, or loses a weight.
     """
     spec = recipe.spec
-    model = stateless.Stateless(network.build(recipe.layers, spec.name))
     data, constants = convert.inference(
-        lambda values, image: _predict(model(values, image)),
+        lambda values, image: _predict(recipe.network(values, image)),
         [tf.TensorSpec((1, spec.input_size, spec.input_size, 3), name=spec.input_name)],
         weights,
         spec.outputs,
@@ -312,12 +318,13 @@ def _module(
     recipe: Recipe, weights: Mapping[str, np.ndarray]
 ) -> trainable.Trainable:
     """The tf.Module, in two parts where something trains on the trunk's features."""
-    trunk, layers = None, recipe.layers
+    trunk, above = None, None
     if recipe.features:
-        below, layers = trunks.split(layers, recipe.features)
+        below, layers = trunks.split(recipe.layers, recipe.features)
         trunk = stateless.Stateless(network.build(below, "trunk", recipe.features))
+        above = stateless.Stateless(network.build(layers, recipe.spec.name))
     return recipe.module_type(
-        stateless.Stateless(network.build(layers, recipe.spec.name)),
+        above or recipe.network,
         weights,
         recipe.trained,
         recipe.loss,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import errno
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 from unittest import mock
 
@@ -244,6 +247,66 @@ class FileTest(AtomicTestCase):
         chunks = [bytes([i % 251]) * (i % 7) for i in range(3000)]
         atomic.write(self.path, chunks)
         self.assert_alone(b"".join(chunks))
+
+    @absltest.skipUnless(hasattr(os, "posix_fadvise"), "no such hint here")
+    def test_the_disk_begins_on_each_stretch_before_the_next(self):
+        begun = []
+
+        def act(number, name, made, arguments):
+            if name in ("writev", "fsync"):
+                begun.append((name, advise.call_count))
+            return made()
+
+        content = bytes(range(250)) * 8  # One chunk, longer than a stretch.
+        with mock.patch.object(atomic, "_STRETCH", 600):
+            with mock.patch.object(os, "posix_fadvise") as advise:
+                advise.side_effect = OSError(errno.ESPIPE, "a hint may fail")
+                with shim.installed(act):
+                    atomic.write(self.path, [b"ab", content, b"c"], lambda: b"1234", 4)
+        self.assert_alone(b"1234ab" + content + b"c")
+        places = [call.args[1:] for call in advise.call_args_list]
+        hint = os.POSIX_FADV_DONTNEED
+        self.assertEqual(places[:2], [(4, 2, hint), (6, 600, hint)])
+        self.assertEqual(sum(length for _, length, _ in places), len(content) + 7)
+        self.assertEqual(places[-1], (0, 4, hint))
+        *writes, flush = begun[: len(places) + 1]
+        self.assertEqual(writes, [("writev", n) for n in range(len(places))])
+        self.assertEqual(flush, ("fsync", len(places)))
+
+    @parameterized.parameters(True, False)
+    def test_what_a_long_file_occupied_is_freed_last(self, threads):
+        done, main, closed = [], threading.get_ident(), threading.Event()
+
+        def act(number, name, made, arguments):
+            found = made()
+            if name == "open" and arguments[1] == os.O_RDONLY:
+                done.append(("open", found, True))
+            elif name in ("replace", "fsync", "close"):
+                own = threading.get_ident() == main
+                done.append((name, arguments[0], own))
+                if arguments[0] == done[0][1]:
+                    closed.set()
+            return found
+
+        refused = [] if threads else [RuntimeError("can't start new thread")]
+        start = mock.patch.object(_thread, "start_new_thread", side_effect=refused)
+        with mock.patch.object(atomic, "_STRETCH", len(OLD)):
+            with contextlib.nullcontext() if threads else start:
+                with shim.installed(act):
+                    self.write()
+                    self.assertTrue(closed.wait(60))
+                self.assert_alone(NEW)
+        kept = done[0][1]
+        self.assertEqual(done[0], ("open", kept, True))
+        self.assertEqual(done[-1], ("close", kept, not threads))
+        names = [name for name, *_ in done]
+        self.assertIn("fsync", names[names.index("replace") :])
+        with self.assertRaises(OSError):  # Nothing stays open.
+            os.fstat(kept)
+        done.clear()
+        with shim.installed(act):
+            self.write()
+        self.assertNotIn("open", [name for name, *_ in done])  # The old one was short.
 
     def test_it_is_quick(self):
         start = time.process_time()

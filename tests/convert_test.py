@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -11,10 +13,10 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
-from ondevice import convert
+from ondevice import convert, converter, fresh, rewrite
 from ondevice import precision as precisions
 from ondevice.device import session
-from tests import tiny_builds
+from tests import tiny_builds, tiny_detector
 
 BUILDS = (("adam", tiny_builds.heads), ("momentum", tiny_builds.whole))
 WEIGHTS = {
@@ -92,15 +94,15 @@ class TrainableTest(parameterized.TestCase):
 
     def test_a_variable_that_the_file_leaves_out(self):
         files = tiny_builds.heads()
+        file = tflite_file.parse(files.model)
         specs = [dataclasses.replace(v, buffer=-1) for v in files.manifest.variables]
-        self.assertEqual(
-            convert.with_buffers(files.model, specs), files.manifest.variables
-        )
+        found = convert.with_buffers(file, specs)
+        self.assertEqual(found, files.manifest.variables)
         other = manifests.VariableSpec("other", (1,), "float32", manifests.WEIGHT)
         with self.assertRaisesRegex(convert.ConversionError, r"left out \['other'\]"):
-            convert.with_buffers(files.model, [*specs, other])
+            convert.with_buffers(file, [*specs, other])
         with self.assertRaisesRegex(convert.ConversionError, r"unknown \['step'\]"):
-            convert.with_buffers(files.model, specs[:-1])
+            convert.with_buffers(file, specs[:-1])
 
     def test_an_operator_that_is_not_builtin(self):
         function = tf.function(
@@ -112,6 +114,33 @@ class TrainableTest(parameterized.TestCase):
         module = tf.Module()
         with self.assertRaisesRegex(convert.ConversionError, "builtin one.*Digamma"):
             convert.trainable(module, {"infer": function}, [signature])
+
+
+class UncollectedTest(absltest.TestCase):
+    def test_what_was_on_is_on_again(self):
+        self.assertTrue(gc.isenabled())
+        with self.assertRaisesRegex(ValueError, "within"), converter.uncollected():
+            with converter.uncollected():
+                self.assertFalse(gc.isenabled())
+            self.assertFalse(gc.isenabled())
+            raise ValueError("within")
+        self.assertTrue(gc.isenabled())
+
+    def test_making_files_collects_nothing(self):
+        recipe = tiny_builds.heads_recipe()
+        weights = tiny_detector.weights(1, len(recipe.classes))
+        collecting = []
+
+        def packed(model):
+            collecting.append(gc.isenabled())
+            return real(model)
+
+        real = rewrite.pack
+        with mock.patch.object(rewrite, "pack", packed), tiny_detector.known():
+            fresh.make(recipe, weights)
+        self.assertGreater(len(collecting), 2)
+        self.assertFalse(any(collecting))
+        self.assertTrue(gc.isenabled())
 
 
 class InferenceTest(parameterized.TestCase):

@@ -500,7 +500,7 @@ class MistakesTest(ExportTestCase):
         values = {places[one]: self.state[two], places[two]: self.state[one]}
         honest = patch.patch_trainable(file, described, self.state)
         swapped = patch.patch(honest, values)
-        with mock.patch.object(patch, "patch_trainable", return_value=swapped):
+        with mock.patch.object(patch, "trainable_pieces", return_value=[swapped]):
             with self.assertRaisesRegex(exports.ExportError, f"{one}.*nothing was wri"):
                 self.export()
         self.assert_nothing_written()
@@ -512,7 +512,7 @@ class MistakesTest(ExportTestCase):
         weight = {name: state[name] for name in trained}
         file = tflite_file.parse(self.files.inference)
         wrong = patch.patch_inference(file, manifests.of_file(file), weight)
-        with mock.patch.object(patch, "patch_inference", return_value=wrong):
+        with mock.patch.object(patch, "inference_pieces", return_value=[wrong]):
             with self.assertRaisesRegex(exports.ExportError, "nothing was written"):
                 self.export(kind="inference")
         with mock.patch.object(fidelity, "difference", return_value=math.nan):

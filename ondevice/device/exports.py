@@ -115,6 +115,10 @@ class Source:
         return file, found
 
     def patched(self, state: Mapping[str, np.ndarray], kind: str) -> bytes:
+        """As `pieces`, in one."""
+        return b"".join(self.pieces(state, kind))
+
+    def pieces(self, state: Mapping[str, np.ndarray], kind: str) -> list[memoryview]:
         """Overwrites the weights in the model, or in the template.
 
         Args:
@@ -122,7 +126,7 @@ class Source:
           kind: `trainable` or `inference`.
 
         Returns:
-          The new file.
+          The new file, in pieces that are parts of the old one and of the state.
 
         Raises:
           ExportError: If there is no such kind; or as `template`.
@@ -134,7 +138,7 @@ class Source:
                 f"Received: {kind!r}."
             )
         if kind == "trainable":
-            return patch.patch_trainable(self.file, self.manifest, state)
+            return patch.trainable_pieces(self.file, self.manifest, state)
         own = self.manifest.variables
         frozen, described = self.template()
         # What inference does not read is in no inference file: a state of training.
@@ -145,7 +149,7 @@ class Source:
             if v.role == manifests.WEIGHT
             or (v.role in manifests.PARAMETERS and v.name in read)
         ]
-        return patch.patch_inference(frozen, described, {n: state[n] for n in names})
+        return patch.inference_pieces(frozen, described, {n: state[n] for n in names})
 
 
 def _manifest(

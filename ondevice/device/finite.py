@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from checkpoints import store, strict_json, weights
+from checkpoints import scans, strict_json, weights
 from signatures import contract
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Keeper:
 
     def remember(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Takes a state for the last good one, if every number in it is finite."""
-        if not store.not_finite(tensors):
+        if not scans.not_finite(tensors):
             self.keep({name: np.array(array) for name, array in tensors.items()})
 
     def keep(self, tensors: Mapping[str, np.ndarray]) -> None:

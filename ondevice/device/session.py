@@ -270,7 +270,7 @@ class Session:
         """
         beside = pathlib.Path(template or self._beside / exports.TEMPLATE_NAME)
         source = exports.Source(self.file, self.manifest, beside)
-        atomic.write(path, [source.patched(self.state(), kind)])
+        atomic.write(path, source.pieces(self.state(), kind))
 
     def restore(self, path: str | os.PathLike[str]) -> store.Header | None:
         """Takes up the checkpoint at `path`, whole or not at all.
