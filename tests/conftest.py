@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 from absl import flags
 
@@ -20,6 +21,12 @@ collect_ignore = (
     if importlib.util.find_spec("torch")
     else ["pytorch_test.py", "routes_training_test.py", "torch_network_test.py"]
 )
+
+# Elsewhere each run of tests looks at other cases, and at what failed before.
+_FEW = {"max_examples": 25, "deadline": None}
+hypothesis.settings.register_profile("own", **_FEW)
+hypothesis.settings.register_profile("ci", derandomize=True, database=None, **_FEW)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "own")
 
 # Under pytest nobody parses a command line; this gives every flag its default.
 flags.FLAGS.mark_as_parsed()
