@@ -18,8 +18,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def changes(source: str) -> set[tuple[str, str]]:
     """(what stands there, what one mutant has for it), of one mutant of each site."""
-    text = textwrap.dedent(source)
-    return {m.change(text) for m in mutations.of_source("x.py", text)}
+    return {mutant.change(source) for mutant in mutants(source)}
+
+
+def mutants(source: str, seed: int = 0) -> list[mutations.Mutant]:
+    sites = mutations.sites("x.py", source)
+    chosen = [mutations.choose(site, source, seed) for site in sites]
+    return [mutant for mutant in chosen if mutant is not None]
 
 
 class MutationsTest(parameterized.TestCase):
@@ -49,15 +54,15 @@ class MutationsTest(parameterized.TestCase):
 
     def test_equal_is_not_made_the_same(self):
         for seed in range(40):
-            for mutant in mutations.of_source("x.py", "x = a == b\n", seed):
+            for mutant in mutants("x = a == b\n", seed):
                 self.assertNotIn("Is", mutant.operator)
 
     def test_one_of_each_site_by_the_seed(self):
         source = "x = a + b\ny = c - 7\n"
-        made = mutations.of_source("x.py", source)
-        self.assertEqual(made, mutations.of_source("x.py", source))
+        made = mutants(source)
+        self.assertEqual(made, mutants(source))
         self.assertEqual([m.line for m in made], [1, 2, 2])
-        others = {tuple(mutations.of_source("x.py", source, s)) for s in range(9)}
+        others = {tuple(mutants(source, seed)) for seed in range(9)}
         self.assertGreater(len(others), 3)
         for mutant in made:
             compile(mutant.apply(source), "x.py", "exec")
@@ -107,7 +112,8 @@ class TryingTest(absltest.TestCase):
                 tree = pathlib.Path({os.fspath(tree)!r})
                 source = (tree / "checkpoints" / "x.py").read_text()
                 found = {{}}
-                for mutant in mutations.of_source("checkpoints/x.py", source, 3):
+                for site in mutations.sites("checkpoints/x.py", source):
+                    mutant = mutations.choose(site, source, 3)
                     outcome = trying.attempt(
                         mutant, tree, ["tests/x_test.py::test_x"], 0.1)
                     found[" -> ".join(mutant.change(source))] = outcome

@@ -92,18 +92,20 @@ def _run(name, paths, tests, tree: pathlib.Path, counts: pathlib.Path) -> dict:
 
     texts = {path: (tree / path).read_text() for path in paths}
     every = [
-        mutant
-        for path in commands.progress(paths, f"Mutants of {name}")
-        for mutant in mutations.of_source(path, texts[path], _SEED.value)
+        site
+        for path in commands.progress(paths, f"Sites of {name}")
+        for site in mutations.sites(path, texts[path])
     ]
     random.Random(_SEED.value).shuffle(every)
     count = _COUNT.value or (_ELSEWHERE_COUNT if name == _ELSEWHERE else len(every))
     kept = _read(counts)
     outcomes = kept.setdefault(name, {})
-    chosen = [mutant for mutant in every[:count] if _is_due(outcomes, mutant)]
     saved = time.monotonic()
     try:
-        for mutant in commands.progress(chosen, name):
+        for site in commands.progress(every[:count], name):
+            mutant = mutations.choose(site, texts[site[0].path], _SEED.value)
+            if mutant is None or not _is_due(outcomes, mutant):
+                continue
             names = tests.tests(mutant.path, mutant.line, _SECONDS.value)
             seconds = sum(tests.seconds[test] for test in names)
             outcome, by = trying.attempt(mutant, tree, names, seconds)

@@ -91,7 +91,8 @@ class Covering:
             return False
         data = coverage.CoverageData(str(known.with_suffix(".coverage")))
         data.read()
-        paths = [self._tree / path for path in (file, *data.measured_files())]
+        run = [path for path in data.measured_files() if data.lines(path)]
+        paths = [self._tree / path for path in (file, *run)]
         time = known.stat().st_mtime
         return all(path.exists() and path.stat().st_mtime < time for path in paths)
 

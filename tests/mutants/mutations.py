@@ -21,8 +21,13 @@ from cosmic_ray.operators import operator
 # They want arguments: which name, and what for.
 _WITH_ARGUMENTS = ("VariableReplacer", "VariableInserter")
 _LEFT_OUT = "leave_out"
-# Leaves that no operator takes, most of a tree.
+# Leaves that no operator takes, most of a tree; and what the many operators take.
 _PASSIVE = ("name", "newline", "string", "endmarker")
+_NODES = {
+    "ReplaceBinaryOperator": ("operator",),
+    "ReplaceComparisonOperator": ("comparison",),
+    "ReplaceUnaryOperator": ("factor", "not_test"),
+}
 _LOGGING = "logging."
 
 Span = tuple[tuple[int, int], tuple[int, int]]
@@ -111,51 +116,54 @@ class LeaveOut(operator.Operator):
         return None
 
 
-def of_source(path: str, source: str, seed: int = 0) -> list[Mutant]:
-    """Returns one mutant of each site of a module that changes what it does.
+def sites(path: str, source: str) -> list[list[Mutant]]:
+    """Returns all mutants of a module, those of one site together.
 
     Args:
       path: Of the module, relative to the root.
       source: Its text.
-      seed: Of the choice at each site.
     """
-    generator = random.Random(f"{seed} {path}")
-    original = _behaviour(source)
-    chosen = []
-    for site in _sites(path, source):
-        generator.shuffle(site)
-        for mutant in site:
-            try:
-                behaviour = _behaviour(mutant.apply(source))
-            except SyntaxError:
-                continue
-            if behaviour != original:
-                chosen.append(mutant)
-                break
-    return chosen
-
-
-def _sites(path: str, source: str) -> list[list[Mutant]]:
-    """All mutants of a module, those of one site together."""
     annotated = _annotations(source)
     operators = {name: _operator(name)() for name in _names()}
     counts = dict.fromkeys(operators, 0)
-    sites: dict[tuple[Span, str], list[Mutant]] = {}
+    found: dict[tuple[Span, str], list[Mutant]] = {}
     # In the order of cosmic-ray's visitor, which counts occurrences.
     for node in cosmic_ast.ast_nodes(cosmic_ast.get_ast(source)):
         if node.type in _PASSIVE:
             continue
         for name, made in operators.items():
+            if node.type not in _NODES.get(_family(name), (node.type,)):
+                continue
             for span in made.mutation_positions(node):
                 mutant = Mutant(path, span[0][0], name, counts[name])
                 counts[name] += 1
                 if any(low <= span[0] < high for low, high in annotated):
                     continue
-                if _noise(name):
-                    continue
-                family = name.split("/")[1].split("_")[0]
-                sites.setdefault((span, family), []).append(mutant)
-    return list(sites.values())
+                if not _noise(name):
+                    found.setdefault((span, _family(name)), []).append(mutant)
+    return list(found.values())
+
+
+def choose(site: Sequence[Mutant], source: str, seed: int = 0) -> Mutant | None:
+    """Returns one mutant of a site that changes what the module does.
+
+    Args:
+      site: Its mutants.
+      source: Of the module.
+      seed: Of the choice.
+
+    Returns:
+      None where no mutant does, as where each is a syntax error.
+    """
+    first = site[0]
+    generator = random.Random(f"{seed} {first.name}")
+    for mutant in generator.sample(site, len(site)):
+        try:
+            if _behaviour(mutant.apply(source)) != _behaviour(source):
+                return mutant
+        except SyntaxError:
+            continue
+    return None
 
 
 def _names() -> Sequence[str]:
@@ -165,6 +173,11 @@ def _names() -> Sequence[str]:
 
 def _operator(name: str) -> type[operator.Operator]:
     return LeaveOut if name.startswith(_LEFT_OUT) else plugins.get_operator(name)
+
+
+def _family(name: str) -> str:
+    """What an operator changes, whatever it makes of it."""
+    return name.split("/")[1].split("_")[0]
 
 
 def _noise(name: str) -> bool:
