@@ -103,7 +103,8 @@ def test_suppression(scene, threshold):
         if column.max() >= 0.5:
             assert max(one.score for one in own) == column.max()
             assert own[0].score == column.max()
-            assert [o.score for o in own] == sorted((o.score for o in own), reverse=True)
+            ranks = [one.score for one in own]
+            assert ranks == sorted(ranks, reverse=True)
     # A mean lies among what it is of.
     low, high = values.min(axis=0) - CLOSE, values.max(axis=0) + CLOSE
     for one in found:

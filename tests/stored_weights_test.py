@@ -39,8 +39,8 @@ class TrainableTest(parameterized.TestCase):
         made = manifest_test.example(variables=VARIABLES)
         with self.assertRaisesRegex(
             weights.WeightsError,
-            r"buffer of every variable .*: 'stem/kernel', float32 \(2, 3, 4\) in buffer "
-            r"2 of 92 bytes; 'half', float16 \(3,\) in buffer 3 of 0 bytes\.",
+            r"buffer of every variable .*: 'stem/kernel', float32 \(2, 3, 4\) in "
+            r"buffer 2 of 92 bytes; 'half', float16 \(3,\) in buffer 3 of 0 bytes\.",
         ):
             weights.of_trainable(file(np.int32(7), KERNEL.ravel()[:23]), made)
 

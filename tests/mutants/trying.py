@@ -52,8 +52,9 @@ def copy(directory: pathlib.Path) -> pathlib.Path:
         wanted |= {p.relative_to(groups.ROOT) for p in files if p.suffix != ".pyc"}
     for path in sorted(wanted):
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
-        if not (tree / path).exists() or not filecmp.cmp(groups.ROOT / path, tree / path):
-            shutil.copy2(groups.ROOT / path, tree / path)
+        source, target = groups.ROOT / path, tree / path
+        if not target.exists() or not filecmp.cmp(source, target):
+            shutil.copy2(source, target)
     for path in tree.rglob("*.py"):
         if path.relative_to(tree) not in wanted:
             path.unlink()
@@ -101,7 +102,8 @@ def attempt(
         return TIMED_OUT, ""
     if status == 0:
         return SURVIVED, ""
-    noticed = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.M)
+    text = log.read_text(errors="replace")
+    noticed = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.M)
     return KILLED, noticed.group(1) if noticed else f"status {status}"
 
 
