@@ -308,7 +308,8 @@ class OtherKindsTest(parameterized.TestCase):
     def test_is_no_layers(self, name, options):
         ((kind, window, weights, known),) = kinds((name, (0,), 1, options))
         self.assertEqual((kind, weights, known), (name, (), False))
-        self.assertEqual(window, tuple(sorted((k, repr(v)) for k, v in options.items())))
+        told = sorted((key, repr(value)) for key, value in options.items())
+        self.assertEqual(window, tuple(told))
 
     def test_slopes(self):
         found = kinds(("PRELU", (0, 1), 2, {}), constants={1: kernel(1, 1, 4)})
