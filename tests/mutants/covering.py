@@ -105,6 +105,7 @@ class Covering:
             _DURATIONS: str(self._directory / f"{name}.json"),
             # The compiled tests are kept, for every mutant to use.
             "PYTHONDONTWRITEBYTECODE": "",
+            "PYTEST_ADDOPTS": "",
         }
         subprocess.run(
             [

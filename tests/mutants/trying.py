@@ -157,6 +157,7 @@ def _run(
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    os.environ.pop("PYTEST_ADDOPTS", None)  # Meant for whoever tests this.
     # conftest.py then keeps the files that it builds from one process to the next.
     os.environ["PYTEST_XDIST_WORKER"] = "mutants"
     import pytest
