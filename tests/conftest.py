@@ -13,6 +13,8 @@ import hypothesis
 import pytest
 from absl import flags
 
+from tests.mutants import groups
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # These need an extra that `test` does not bring, see setup.cfg; the report says so.
@@ -30,6 +32,19 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "ow
 
 # Under pytest nobody parses a command line; this gives every flag its default.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Measures coverage (--cov) only in tests that run without TensorFlow.
+
+    Elsewhere it would trace TensorFlow's own Python, too, which costs too much time.
+    """
+    if config.pluginmanager.hasplugin("_cov"):
+        for item in items:
+            if groups.needs_tensorflow(item.path.relative_to(ROOT).as_posix()):
+                item.add_marker(pytest.mark.no_cover)
 
 
 def pytest_report_header() -> str | None:
