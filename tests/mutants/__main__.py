@@ -107,7 +107,7 @@ def _run(name, paths, tests, tree: pathlib.Path, counts: pathlib.Path) -> dict:
             if mutant is None or not _is_due(outcomes, mutant):
                 continue
             names = tests.tests(mutant.path, mutant.line, _SECONDS.value)
-            seconds = sum(tests.seconds[test] for test in names)
+            seconds = sum(tests.seconds.get(test, 1.0) for test in names)
             outcome, by = trying.attempt(mutant, tree, names, seconds)
             before, after = mutant.change(texts[mutant.path])
             outcomes[mutant.name] = [outcome, by, before, after]
