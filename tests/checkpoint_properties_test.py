@@ -186,7 +186,7 @@ MANIFESTS = st.builds(
     kind=st.sampled_from(manifest.KINDS),
     source=st.dictionaries(st.text(), st.text(), max_size=2),
     spec=st.text(max_size=5),
-    classes=some(st.text(max_size=5), None),
+    classes=some(st.text(max_size=5), lambda name: name),
     input_size=st.integers(0, 4096),
     input_range=st.tuples(NUMBERS, NUMBERS),
     anchors=st.dictionaries(st.text(), JSON, max_size=2),

@@ -25,7 +25,7 @@ collect_ignore = (
 )
 
 # Elsewhere each run of tests looks at other cases, and at what failed before.
-_FEW = {"max_examples": 25, "deadline": None}
+_FEW = {"max_examples": 50, "deadline": None}
 hypothesis.settings.register_profile("own", **_FEW)
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, **_FEW)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "own")

@@ -149,8 +149,9 @@ def test_what_was_suppressed_is_not_suppressed_again(found, threshold):
 def test_targets_decode_to_the_hands_they_were_made_of(name, data):
     spec = anchors.PRESETS[name]
     matcher = targets.Matcher(spec, classes=3, keypoints=2)
-    x, y = data.draw(st.tuples(st.floats(0, 0.8), st.floats(0, 0.8)))
     side = data.draw(st.floats(0.05, 0.9))
+    # Its middle lies in the square: face_full_range goes by that alone.
+    x, y = (data.draw(st.floats(0, 1)) - side / 2 for _ in "xy")
     label = targets.Label((x, y, x + side, y + side), ((x, y), (0.5, 1.25)), 2)
     made = matcher.targets([label])
     held = made.class_targets.any(axis=1)
