@@ -9,8 +9,11 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 from absl import flags
+
+from tests.mutants import groups
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -21,8 +24,27 @@ collect_ignore = (
     else ["pytorch_test.py", "routes_training_test.py", "torch_network_test.py"]
 )
 
+# Elsewhere each run of tests looks at other cases, and at what failed before.
+_FEW = {"max_examples": 50, "deadline": None}
+hypothesis.settings.register_profile("own", **_FEW)
+hypothesis.settings.register_profile("ci", derandomize=True, database=None, **_FEW)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "own")
+
 # Under pytest nobody parses a command line; this gives every flag its default.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Measures coverage (--cov) only in tests that run without TensorFlow.
+
+    Elsewhere it would trace TensorFlow's own Python, too, which costs too much time.
+    """
+    if config.pluginmanager.hasplugin("_cov"):
+        for item in items:
+            if groups.needs_tensorflow(item.path.relative_to(ROOT).as_posix()):
+                item.add_marker(pytest.mark.no_cover)
 
 
 def pytest_report_header() -> str | None:

@@ -54,6 +54,26 @@ class TestDraw:
             ).sum()
             assert is_colour(both, detection.class_index).sum() == alone
 
+    @pytest.mark.parametrize("place", range(8))
+    def test_a_label_lies_at_the_first_place_that_hides_nothing(self, place):
+        """Above, below, on the right and left; all others are taken, in order."""
+        left, top, right, bottom, width, height = 100, 150, 200, 260, 30, 10
+        places = [
+            (left, top - height), (right - width, top - height),
+            (left, bottom), (right - width, bottom),
+            (right, top), (left - width, top),
+            (right, bottom - height), (left - width, bottom - height),
+        ]  # fmt: skip
+        # A pixel in the middle of each place before it, which no other reaches.
+        taken = [(x + 15, y + 5, x + 16, y + 6) for x, y in places[:place]]
+        found = drawing._free_place(
+            Image.new("RGB", (400, 400)),
+            (width, height),
+            (left, top, right, bottom),
+            np.array(taken, np.float64).reshape(-1, 4),
+        )
+        assert found == places[place]
+
     def test_two_classes_of_one_hand_have_two_labels(self):
         """One above it and one below; the second's box lies under the first's."""
         detections = [
@@ -107,6 +127,9 @@ class TestDraw:
     def test_small_pictures_are_enlarged_and_others_kept(self):
         assert drawn((100, 50)).shape == (350, 700, 3)
         assert drawn((640, 480)).shape == (480, 640, 3)
+        # A line of pixels would grow without bound.
+        assert drawn((8000, 1), []).shape == (1, 8000, 3)
+        assert drawn((4096, 1), []).shape == (2, 8192, 3)
 
     @pytest.mark.parametrize("index", range(3))
     def test_any_unicode_is_drawn(self, index):

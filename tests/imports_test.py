@@ -136,6 +136,24 @@ class ArrowTest(parameterized.TestCase):
             self.assertEmpty(taken, f"{module} imports a command")
 
 
+class DataclassTest(absltest.TestCase):
+    # Counters and state, which nothing else is handed as a value.
+    THAT_CHANGE = {
+        "Affine", "Course", "Found", "Node", "State", "_Counts", "_Files",
+    }  # fmt: skip
+
+    def test_what_is_passed_on_cannot_be_changed(self):
+        there = modules("checkpoints/**/*.py", "signatures/**/*.py", "ondevice/**/*.py")
+        found = set()
+        for path in there.values():
+            for node in ast.walk(ast.parse(path.read_text())):
+                for decorator in getattr(node, "decorator_list", ()):
+                    text = ast.unparse(decorator)
+                    if "dataclass" in text and "frozen=True" not in text:
+                        found.add(node.name)
+        self.assertEqual(found, self.THAT_CHANGE)
+
+
 class WithoutTorchTest(absltest.TestCase):
     # What may name it: torch is an extra, and nobody else must need it.
     WITH_TORCH = {

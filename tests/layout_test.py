@@ -37,3 +37,9 @@ def test_moved_transposes_as_the_permutation_does():
 def test_an_axis_that_is_left_out_must_be_of_size_one():
     with pytest.raises(ValueError):
         layout.moved(np.zeros((1, 2, 3)), "HWC", "C")
+
+
+def test_a_shape_has_an_axis_for_each_letter():
+    for shape in ((1, 1), (1, 1, 3, 4)):
+        with pytest.raises(ValueError):
+            layout.moved_shape(shape, "HWC", "C")

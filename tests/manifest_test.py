@@ -49,6 +49,12 @@ class JsonTest(parameterized.TestCase):
         self.assertEqual(there, example())
         self.assertIsInstance(there.variables[0].shape, tuple)
 
+    def test_a_variable_lies_nowhere_before_there_is_a_file(self):
+        spec = manifest.VariableSpec("step", (), "int32", "step")
+        text = manifest.to_json(example(variables=(spec,)))
+        self.assertIn('"buffer":-1', text)
+        self.assertEqual(manifest.from_json(text).variables, (spec,))
+
     def test_the_form_of_the_heads_is_told_where_it_is_not_the_usual_one(self):
         self.assertNotIn('"heads"', manifest.to_json(example()))
         text = manifest.to_json(example(heads=manifest.PLAIN))

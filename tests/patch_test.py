@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, patch, tflite_file
 from ondevice.device import runtimes
-from tests import tflite_file_test, tiny
+from tests import manifest_test, tflite_file_test, tiny
 
 
 def other_state() -> dict[str, np.ndarray]:
@@ -180,6 +180,20 @@ class PatchInferenceTest(absltest.TestCase):
         state = {"head/kernel": np.zeros((3, 5), np.float32)}
         with self.assertRaisesRegex(patch.PatchError, r"\(3, 5\) for \(6, 2\)"):
             patch.patch_inference(data, described, state)
+
+
+class WeightsOfTest(absltest.TestCase):
+    def test_constants_and_what_others_are_made_of(self):
+        fold = ["Mul", ["weight", "a", [2]], ["Neg", ["weight", "b", [2]]]]
+        constants = tuple(
+            manifest.ConstantSpec(name, buffer, (2,), (0,))
+            for buffer, name in enumerate(("c", "folded"))
+        )
+        made = manifest_test.example(constants=constants, folds={"folded": fold})
+        self.assertEqual(patch.weights_of(made), {"a", "b", "c"})
+        broken = dataclasses.replace(made, folds={"folded": ["Mul"]})
+        with self.assertRaises(patch.PatchError):
+            patch.weights_of(broken)
 
 
 class RefusalTest(parameterized.TestCase):

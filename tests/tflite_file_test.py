@@ -9,6 +9,7 @@ import tracemalloc
 
 import flatbuffers
 import numpy as np
+import pytest
 import tflite
 from absl.testing import absltest, parameterized
 
@@ -341,6 +342,7 @@ class RefusalTest(parameterized.TestCase):
         self.assertLess(peak, 4 * len(data) + 2**20)
 
 
+@pytest.mark.no_cover  # Measured, it takes twice as long.
 class FuzzTest(parameterized.TestCase):
     """3,400 mutations in all; each parses, or raises TfliteError, in little memory."""
 

@@ -83,6 +83,7 @@ class PackedTest(parameterized.TestCase):
         ("8180808080808080808001", 1, "int64", "at most 10 bytes"),
         ("ffffffffffffffffff02", 1, "int64", "below 2..64"),
         ("02", 1, "bool", "range of bool"),
+        ("ffffffffffffffffff01", 1, "bool", "-1 to -1"),
         ("8002", 1, "uint8", "256 to 256"),
         ("ffffffffffffffffff01", 1, "uint16", "-1 to -1"),
         ("8080808008", 1, "int32", "2147483648"),

@@ -51,7 +51,7 @@ def moved(array: np.ndarray, source: str, target: str) -> np.ndarray:
     wanted = "".join(axis for axis in target if axis in source)
     value = np.squeeze(array, left_out).transpose(permutation(kept, wanted))
     put_in = tuple(i for i, axis in enumerate(target) if axis not in source)
-    return np.ascontiguousarray(np.expand_dims(value, put_in))
+    return np.asarray(np.expand_dims(value, put_in), order="C")
 
 
 def moved_shape(shape: tuple[int, ...], source: str, target: str) -> tuple[int, ...]:

@@ -147,7 +147,7 @@ def arranged(value: np.ndarray, constant: Constant, target: str) -> np.ndarray:
     """
     key = constant.kind, constant.attribute
     if target == TFLITE or key not in _TARGETS or not constant.axes:
-        return np.ascontiguousarray(value)
+        return np.asarray(value, order="C")
     axes = _TARGETS[key][target == PYTORCH]
     value = value.transpose(layout.permutation(constant.axes, axes))
     if constant.kind == "prelu" and value.shape[1:] == (1, 1):
@@ -155,7 +155,7 @@ def arranged(value: np.ndarray, constant: Constant, target: str) -> np.ndarray:
     if constant.kind == "depthwise" and target == KERAS and constant.multiplier > 1:
         # Channel by channel, its multiples side by side.
         value = value.reshape(*value.shape[:2], -1, constant.multiplier)
-    return np.ascontiguousarray(value)
+    return np.asarray(value, order="C")
 
 
 _Layers = Iterator[tuple[str, str, int, list[tuple[int, str, str]]]]

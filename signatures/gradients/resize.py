@@ -32,7 +32,8 @@ def resize(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
         )
         return tf.constant(matrix.T[None], gradient_type)
 
-    gradient_type = image.dtype
+    # ResizeBilinear gives float32 whatever it is given.
+    gradient_type = result.dtype
 
     def backward(gradients):
         (gradient,) = gradients
@@ -40,7 +41,8 @@ def resize(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
         lines = tf.matmul(_repeat(weights(height, rows), batch), lines)
         cells = tf.reshape(lines, [batch * height, columns, channels])
         cells = tf.matmul(_repeat(weights(width, columns), batch * height), cells)
-        return tf.reshape(cells, [batch, height, width, channels]), None
+        cells = tf.reshape(cells, [batch, height, width, channels])
+        return tf.cast(cells, image.dtype), None
 
     return [result], backward
 

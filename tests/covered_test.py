@@ -1,0 +1,43 @@
+"""Tests of the table of what the tests run."""
+
+from __future__ import annotations
+
+from absl.testing import absltest
+
+from tests import covered
+
+
+def file(lines, run, branches, taken):
+    return {
+        "summary": {
+            "num_statements": lines, "covered_lines": run, "num_branches": branches,
+            "covered_branches": taken, "percent_covered": 12.0,
+        }
+    }  # fmt: skip
+
+
+class TableTest(absltest.TestCase):
+    def test_packages_and_total(self):
+        made = covered.table(
+            {
+                "files": {
+                    "b/c/two.py": file(30, 15, 0, 0),
+                    "a/one.py": file(10, 9, 4, 1),
+                    "a/two.py": file(10, 6, 4, 2),
+                }
+            }
+        )
+        rows = [line.split() for line in made.splitlines()]
+        self.assertEqual(
+            rows,
+            [
+                ["package", "files", "lines", "run", "branches", "taken"],
+                ["a", "2", "20", "75.0", "%", "8", "37.5", "%"],
+                ["b/c", "1", "30", "50.0", "%", "0", "-"],
+                ["total", "3", "50", "60.0", "%", "8", "37.5", "%"],
+            ],
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,1 @@
+"""Mutation testing: what no test notices when it is changed, no test holds."""

@@ -1,0 +1,154 @@
+"""Which tests run through a line, and how long each takes.
+
+Learnt once in the copy of the project that is mutated, by coverage's contexts; tests
+that do not pass there take no part.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import coverage
+
+from ondevice import commands
+
+# Written by the plugin below, read by `Covering`.
+_DURATIONS = "TESTS_MUTANTS_DURATIONS"
+# It covers nothing, since it parses the modules: decorators, for one.
+_READS = (
+    "tests/imports_test.py::DataclassTest::test_what_is_passed_on_cannot_be_changed"
+)
+_SETTINGS = """[run]
+branch = True
+source = checkpoints,signatures,ondevice
+relative_files = True
+"""
+
+
+class Covering:
+    """What was learnt of tests, kept in a directory.
+
+    Attributes:
+      seconds: Test, by pytest's name -> what it takes, set-up included.
+    """
+
+    def __init__(self, directory: pathlib.Path, tree: pathlib.Path) -> None:
+        """Takes up what was learnt before.
+
+        Args:
+          directory: To keep it in.
+          tree: The copy of the project that tests run in.
+        """
+        self._directory, self._tree = directory, tree
+        self.seconds: dict[str, float] = {}
+        self._lines: dict[str, dict[int, set[str]]] = {}
+        self._read()
+
+    def learn(self, files: Sequence[str]) -> None:
+        """Runs test files that were not run yet as they are now, each by itself.
+
+        Args:
+          files: Relative to the tree.
+        """
+        for file in commands.progress(files, "Learning which tests cover what"):
+            name = file.replace("/", ".")
+            if not self._holds(file, name):
+                self._run(file, name)
+        self._read()
+
+    def tests(self, path: str, line: int, seconds: float) -> list[str]:
+        """Returns the tests that are to notice a change.
+
+        Args:
+          path: Of the module.
+          line: Which is run as tests run, or as the module is imported.
+          seconds: How long all of them may take, one apart.
+
+        Returns:
+          Their names: the module's own tests first, then the quick ones.
+        """
+        lines = self._lines.get(path, {})
+        found = lines.get(line) or set().union(*lines.values())
+        own = f"tests/{pathlib.PurePath(path).stem}_test.py"
+        order = sorted(
+            found & self.seconds.keys(),
+            key=lambda test: (not test.startswith(own), self.seconds[test]),
+        )
+        chosen: list[str] = []
+        for test in order:
+            if chosen and self.seconds[test] > seconds:
+                break
+            seconds -= self.seconds[test]
+            chosen.append(test)
+        # What no test runs again may be read by one.
+        return chosen if lines.get(line) else [*chosen, _READS]
+
+    def _holds(self, file: str, name: str) -> bool:
+        """Whether what was learnt of a test is of what lies in the tree."""
+        known = self._directory / f"{name}.json"
+        if not known.exists():
+            return False
+        data = coverage.CoverageData(str(known.with_suffix(".coverage")))
+        data.read()
+        run = [path for path in data.measured_files() if data.lines(path)]
+        paths = [self._tree / path for path in (file, *run)]
+        time = known.stat().st_mtime
+        return all(path.exists() and path.stat().st_mtime < time for path in paths)
+
+    def _run(self, file: str, name: str) -> None:
+        settings = self._directory / "coverage.cfg"
+        settings.write_text(_SETTINGS)
+        environment = {
+            **os.environ,
+            "COVERAGE_FILE": str(self._directory / f"{name}.coverage"),
+            _DURATIONS: str(self._directory / f"{name}.json"),
+            # The compiled tests are kept, for every mutant to use.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTEST_ADDOPTS": "",
+        }
+        subprocess.run(
+            [
+                sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                "-p", "tests.mutants.covering", "--cov", "--cov-context=test",
+                f"--cov-config={settings}", "--cov-report=", file,
+            ],
+            cwd=self._tree,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _read(self) -> None:
+        self.seconds, self._lines = {}, {}
+        for durations in sorted(self._directory.glob("*.json")):
+            self.seconds |= json.loads(durations.read_text())
+            data = coverage.CoverageData(str(durations.with_suffix(".coverage")))
+            data.read()
+            for path in data.measured_files():
+                lines = self._lines.setdefault(path, collections.defaultdict(set))
+                for line, contexts in data.contexts_by_lineno(path).items():
+                    lines[line] |= {c.partition("|")[0] for c in contexts if c}
+
+
+# A plugin of pytest, in the process that learns.
+
+
+def pytest_runtest_logreport(report) -> None:
+    seconds, passed = _MEASURED.get(report.nodeid, (0.0, True))
+    # An expected failure's outcome is "skipped".
+    _MEASURED[report.nodeid] = (
+        seconds + report.duration, passed and report.outcome == "passed",
+    )  # fmt: skip
+
+
+def pytest_sessionfinish() -> None:
+    found = {test: seconds for test, (seconds, passed) in _MEASURED.items() if passed}
+    pathlib.Path(os.environ[_DURATIONS]).write_text(json.dumps(found))
+
+
+_MEASURED: dict[str, tuple[float, bool]] = {}
