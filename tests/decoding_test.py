@@ -248,6 +248,11 @@ class TestDetect:
         assert len(found) >= (expected[:4] >= min_score).sum()
         assert all(d.score >= min_score for d in found)
 
+    @pytest.mark.parametrize("score", [1e-9, 0.1, 0.5, 0.75, 0.999])
+    def test_a_threshold_leaves_no_anchor_to_decode_that_cannot_reach_it(self, score):
+        """Candidates below it would be dropped later: they cost time alone."""
+        assert 1 / (1 + np.exp(-decoding._logit(score))) == pytest.approx(score)
+
     def test_drops_negative_sizes_and_what_is_not_finite(self):
         regressors = np.full((len(CENTRES), 18), 20, np.float32)
         logits = np.full((len(CENTRES), 1), -9, np.float32)

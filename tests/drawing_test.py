@@ -124,6 +124,10 @@ class TestDraw:
         shares = [is_colour(p).mean() for p in (small, large)]
         assert shares[1] == pytest.approx(shares[0], rel=0.33)
 
+    @pytest.mark.parametrize("length, factor", [(4096, 2), (4097, 1), (8192, 1)])
+    def test_a_line_of_pixels_does_not_grow_without_bound(self, length, factor):
+        assert drawn((length, 1), ()).shape == (factor, length * factor, 3)
+
     def test_small_pictures_are_enlarged_and_others_kept(self):
         assert drawn((100, 50)).shape == (350, 700, 3)
         assert drawn((640, 480)).shape == (480, 640, 3)

@@ -95,7 +95,7 @@ class TestMeasure:
     def test_refuses_unknown_classes(self, side):
         pair = [[hand(LEFT)], [found(LEFT)]]
         pair[side] = [hand(LEFT, 3)] if side == 0 else [found(LEFT, 3)]
-        with pytest.raises(ValueError, match=r"Received: \[3\]"):
+        with pytest.raises(ValueError, match=r"in 0\.\.2\. Received: \[3\]"):
             metrics.measure([judged(*pair)], 3)
 
 
