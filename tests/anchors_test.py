@@ -116,6 +116,7 @@ class TestAnchorSpec:
             ({"min_scale": math.nan}, "min_scale"),
             ({"min_scale": 0.0}, "positive"),
             ({"min_scale": "0.1"}, "min_scale"),
+            ({"min_scale": -0.1}, r"`min_scale` must be a number in \[0, 1\]"),
             ({"max_scale": 0.1}, "at most `max_scale`"),
             ({"anchor_offset": -0.1}, "anchor_offset"),
         ],

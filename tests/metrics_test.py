@@ -99,6 +99,13 @@ class TestMeasure:
             metrics.measure([judged(*pair)], 3)
 
 
+class TestNothing:
+    def test_of_no_hands_every_share_is_zero(self):
+        result = metrics.measure([judged([], [])], 2)
+        assert (result.images, result.found) == (0, ())
+        assert result.class_accuracy == result.recall == result.mean_iou == 0.0
+
+
 class TestKept:
     def measured(self, *boxes):
         """Metrics where the hand at the left is found in images with LEFT."""

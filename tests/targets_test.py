@@ -230,6 +230,13 @@ class TestTaught:
         np.testing.assert_array_equal(made.anchor_weights == 0, ignored)
         assert np.flatnonzero(made.class_targets[:, 0]).tolist() == [3]
 
+    def test_two_labels_of_one_place_leave_each_anchor_one_class(self):
+        first, second = label((0.3, 0.3), 0.2, 0), label((0.3, 0.3), 0.21, 1)
+        made = targets.Matcher(SPEC, 2).taught(
+            [first, second], **self.seen((first, [7, 8], 0.9))
+        )
+        assert made.class_targets[[7, 8]].tolist() == [[0, 1], [0, 1]]
+
     def test_what_may_hold_hands_is_ignored(self):
         matcher, hand = targets.Matcher(SPEC, 3), label((0.3, 0.3), 0.2, 0)
         crowd = (0.6, 0.6, 0.9, 0.9)
@@ -283,3 +290,8 @@ class TestAgreementWithTheVendor:
         # 0.62 over shares 0.3 to 1; chance would be below 0.02.
         assert agreement > 0.55, (agreement, leaked / fires)
         assert leaked < 0.2 * fires
+
+
+def test_every_rule_is_that_of_a_detector():
+    known = {(spec.input_size, spec.strides) for spec in anchors.PRESETS.values()}
+    assert targets.RULES.keys() <= known
