@@ -59,10 +59,16 @@ class LoadTest(InterchangeTestCase):
         self.assertEqual(self.path("x").read_bytes()[:2], b"\0\0")
         self.assertEqual(interchange.load_file(self.path("x")).format, "ondevice")
 
-    @parameterized.parameters(b"", b"some text", b"\0", b"\xff" * 100)
-    def test_neither(self, data):
+    @parameterized.parameters(
+        (b"", "nothing"),
+        (b"some text", b"some text".hex()),
+        (b"\0", "00"),
+        (b"\xff" * 100, "ff" * 9),
+    )
+    def test_neither(self, data, told):
         self.path("x").write_bytes(data)
-        with self.assertRaisesRegex(store.CheckpointError, "one of ours, or of Tensor"):
+        message = rf"one of ours, or of Tensor.*begins with {told}\."
+        with self.assertRaisesRegex(store.CheckpointError, message):
             interchange.load_file(self.path("x"))
 
     def test_damage_is_told_by_the_format(self):

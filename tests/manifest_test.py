@@ -43,6 +43,12 @@ def example(**changes) -> manifest.Manifest:
     return manifest.Manifest(**(values | changes))
 
 
+def _signature(name, shape, dtype="float32") -> manifest.SignatureSpec:
+    """Of one tensor, an input where it is called x."""
+    spec = (manifest.TensorSpec(name, shape, dtype),)
+    return manifest.SignatureSpec("infer", *((spec, ()) if name == "x" else ((), spec)))
+
+
 class JsonTest(parameterized.TestCase):
     def test_round_trip(self):
         there = manifest.from_json(manifest.to_json(example()))
@@ -120,6 +126,16 @@ class JsonTest(parameterized.TestCase):
             "permutation",
             {"constants": (manifest.ConstantSpec("a", 0, (1, 1), (0, 2)),)},
             r"permutation \(0, 2\)",
+        ),
+        (
+            "shape_of_an_input",
+            {"signatures": (_signature("x", (-1, 8)),)},
+            r"shape \(-1, 8\) of 'infer.x'",
+        ),
+        (
+            "dtype_of_an_output",
+            {"signatures": (_signature("y", (8,), "float31"),)},
+            "dtype 'float31' of infer.y",
         ),
     )
     def test_contradictions(self, changes, message):
