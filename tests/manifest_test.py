@@ -123,6 +123,11 @@ class JsonTest(parameterized.TestCase):
             "shape",
         ),
         (
+            "elements",
+            {"variables": (manifest.VariableSpec("a", (2**20,) * 3, "int32", "slot"),)},
+            r"shape \(1048576, 1048576, 1048576\) of 'a'",
+        ),
+        (
             "permutation",
             {"constants": (manifest.ConstantSpec("a", 0, (1, 1), (0, 2)),)},
             r"permutation \(0, 2\)",
