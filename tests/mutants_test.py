@@ -134,5 +134,25 @@ class TryingTest(absltest.TestCase):
         self.assertEqual(found["n -= 1 -> pass"][0], "timed out")
 
 
+class CommandTest(absltest.TestCase):
+    def test_another_counts_file_is_refused_before_anything_is_learnt(self):
+        directory = pathlib.Path(self.create_tempdir())
+        counts = directory / "counts.json"
+        counts.write_text('{"killed": {"runs": 1}}')
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "tests.mutants", "detection"),
+                *(f"--scratch={directory / 'scratch'}", f"--counts={counts}"),
+            ],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertRegex(done.stderr, "--counts must name a file of counts.*Received")
+        self.assertFalse((directory / "scratch").exists())
+        self.assertEqual(counts.read_text(), '{"killed": {"runs": 1}}')
+
+
 if __name__ == "__main__":
     absltest.main()

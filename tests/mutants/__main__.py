@@ -20,7 +20,6 @@ Exit status 1: less than 85 % of a group is noticed.
 from __future__ import annotations
 
 import collections
-import json
 import pathlib
 import random
 import time
@@ -64,6 +63,7 @@ _SAVE_EVERY = 5.0
 
 def main(arguments: Sequence[str]) -> commands.Outcome:
     from tests.mutants import covering, groups, trying
+    from tests.soak import counts as counting
 
     modules = groups.modules()
     if unknown := sorted(set(arguments) - set(modules)):
@@ -73,6 +73,8 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
     scratch, counts = commands.output_path(_SCRATCH), commands.output_path(_COUNTS)
     if scratch is None or counts is None:
         raise commands.UsageError("There must be --scratch and --counts.")
+    # Group -> mutant -> outcome, who noticed, what stood there, what stands there.
+    kept = counting.read(counts, lambda of: all(len(o) == 4 for o in of.values()))
     names = list(arguments) or list(modules)
     learnt = scratch / "learnt"
     learnt.mkdir(parents=True, exist_ok=True)
@@ -81,14 +83,19 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
     for name in names:
         tests.learn(groups.test_files(modules[name], heavy=name == _ELSEWHERE))
     trying.prepare()
-    found = {name: _run(name, modules[name], tests, tree, counts) for name in names}
+    found = {
+        name: _run(name, modules[name], tests, tree, kept, counts) for name in names
+    }
     holds = all(each["share"] >= _ENOUGH for each in found.values())
     return commands.Outcome(found, holds)
 
 
-def _run(name, paths, tests, tree: pathlib.Path, counts: pathlib.Path) -> dict:
+def _run(
+    name, paths, tests, tree: pathlib.Path, kept: dict, counts: pathlib.Path
+) -> dict:
     """Tries the mutants of a group that --counts has not, and adds up all it has."""
     from tests.mutants import mutations, trying
+    from tests.soak import counts as counting
 
     texts = {path: (tree / path).read_text() for path in paths}
     every = [
@@ -98,7 +105,6 @@ def _run(name, paths, tests, tree: pathlib.Path, counts: pathlib.Path) -> dict:
     ]
     random.Random(_SEED.value).shuffle(every)
     count = _COUNT.value or (_ELSEWHERE_COUNT if name == _ELSEWHERE else len(every))
-    kept = _read(counts)
     outcomes = kept.setdefault(name, {})
     saved = time.monotonic()
     try:
@@ -114,10 +120,10 @@ def _run(name, paths, tests, tree: pathlib.Path, counts: pathlib.Path) -> dict:
             if outcome in (trying.SURVIVED, trying.NO_TEST):
                 logging.info("%s: %s\n- %s\n+ %s", outcome, mutant.name, before, after)
             if time.monotonic() - saved > _SAVE_EVERY:
-                _write(counts, kept)
+                counting.write(counts, kept)
                 saved = time.monotonic()
     finally:
-        _write(counts, kept)
+        counting.write(counts, kept)
     return _added_up(len(every), outcomes)
 
 
@@ -148,16 +154,6 @@ def _added_up(sites: int, outcomes) -> dict:
         "explained": sum(one in known for one in survived),
         "share": noticed / max(1, len(outcomes)),
     }
-
-
-def _read(path: pathlib.Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write(path: pathlib.Path, kept: dict) -> None:
-    from checkpoints import atomic
-
-    atomic.write(path, [json.dumps(kept, indent=1).encode()])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from checkpoints import atomic
@@ -67,23 +67,42 @@ class Counts:
     def save(self) -> None:
         """Writes the entry into the file; other campaigns' stay."""
         if self._path is not None:
-            text = json.dumps({**self._file(), self._name: self.entry}, indent=1)
-            atomic.write(self._path, [text.encode()])
+            write(self._path, {**self._file(), self._name: self.entry})
 
     def _file(self) -> dict[str, Any]:
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return {}
-        try:
-            found = json.loads(self._path.read_text("utf-8"))
-            wrong = [k for k, v in found.items() if set(v) != set(self.entry)]
-        except (ValueError, TypeError, AttributeError) as error:
-            wrong = [str(error)]
-        if wrong:
-            raise commands.UserError(
-                f"--counts must name a file of counts, or a new one. Received: "
-                f"{self._path}, with {wrong}."
-            )
-        return found
+        return read(self._path, lambda entry: set(entry) == set(self.entry))
+
+
+def read(path: pathlib.Path, fits: Callable[[Any], bool]) -> dict[str, Any]:
+    """What a counts file has by name; nothing where there is none yet.
+
+    Args:
+      path: Of the file.
+      fits: Whether an entry is one of those that the caller writes.
+
+    Raises:
+      UserError: If the file is none of the caller's.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        wrong = [name for name, entry in found.items() if not fits(entry)]
+    except (ValueError, TypeError, AttributeError) as error:
+        wrong = [str(error)]
+    if wrong:
+        raise commands.UserError(
+            f"--counts must name a file of counts, or a new one. Received: "
+            f"{path}, with {wrong}."
+        )
+    return found
+
+
+def write(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
+    """Writes a counts file, entries by name."""
+    atomic.write(path, [json.dumps(entries, indent=1).encode()])
 
 
 def _with(ranges: list[list[int]], seed: int) -> list[list[int]]:
