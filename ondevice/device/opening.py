@@ -53,7 +53,7 @@ def session_threads(threads: int | None, runtime: str) -> int | None:
     """What --threads stands for where a trainable file runs.
 
     Where it is not given tflite-runtime 2.14 takes one: in a training step its threads
-    wait for each other, two take three times as long (BUILD_NOTES.md, Speed).
+    wait for each other, two take three times as long (BUILD_NOTES.md, Known limits).
 
     Raises:
       RuntimeChoiceError: As `runtimes.choose`.

@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 3600
 
 
 class Runner:
-    """A fresh interpreter, driven by signature, with the threads of the commands."""
+    """A fresh interpreter, driven by signature, threads as a trainable file has."""
 
     def __init__(self, data: bytes, runtime: str) -> None:
         threads = opening.session_threads(None, runtime)
