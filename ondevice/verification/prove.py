@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import itertools
 import json
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -99,8 +100,7 @@ def prove(
     outputs = {kind: _outputs(model, images) for kind, images in probes.items()}
     course = _Course(recipe, weights, files.manifest, photographs, outputs)
     checks = _static(files, recipe)
-    losses: dict[str, Sequence[float]] = {}
-    errors: dict[str, Mapping[str, float]] = {}
+    found: dict[str, Proof] = {}
     with tempfile.TemporaryDirectory() as directory:
         job = pathlib.Path(directory)
         (job / exercise.VENDOR).write_bytes(vendor.data)
@@ -119,11 +119,12 @@ def prove(
             "shares": course.shares,
         }
         (job / "job.json").write_text(json.dumps(described))
-        for runtime in only or _runtimes(recipe.ops):
-            logging.info("Running the files in %s.", runtime)
-            failure = runners.alone("ondevice.verification.exercise", job, runtime)
+        chosen = only or _runtimes(recipe.ops)
+        logging.info("Running the files in %s, side by side.", ", ".join(chosen))
+        for runtime, failure in _exercised(job, chosen):
             if failure:
-                checks.append(check.failed_to_run(runtime, failure))
+                failed = check.failed_to_run(runtime, failure)
+                found[runtime] = Proof((failed,), {}, {})
                 continue
             with np.load(job / f"{runtime}.npz", allow_pickle=False) as stored:
                 arrays = dict(stored)
@@ -135,10 +136,10 @@ def prove(
                     "held against the Keras model there.", runtime, refused,
                 )  # fmt: skip
             seen = probes, outputs, arrays
-            checks += vendors.compared(vendor, model, *seen, refused, runtime)
-            checks.append(compare.orders(facts, runtime))
-            logging.info("Comparing its training with tf.GradientTape.")
-            trained, errors[runtime] = compare.training(
+            judged = vendors.compared(vendor, model, *seen, refused, runtime)
+            judged.append(compare.orders(facts, runtime))
+            logging.info("Comparing its training in %s with tf.GradientTape.", runtime)
+            trained, parted = compare.training(
                 arrays,
                 facts,
                 course.firsts,
@@ -147,9 +148,16 @@ def prove(
                 recipe.settings.name,
                 runtime,
             )
-            checks += trained
-            checks += compare.kept(arrays, facts, files.manifest, runtime)
-            losses[runtime] = arrays["losses"].tolist()
+            judged += trained
+            judged += compare.kept(arrays, facts, files.manifest, runtime)
+            own = {runtime: arrays["losses"].tolist()}, {runtime: parted}
+            found[runtime] = Proof(tuple(judged), *own)
+    losses: dict[str, Sequence[float]] = {}
+    errors: dict[str, Mapping[str, float]] = {}
+    for part in (found[runtime] for runtime in chosen):
+        checks += part.checks
+        losses |= part.losses
+        errors |= part.errors
     if losses:
         losses = {"tf.GradientTape": course.losses(steps), **losses}
     return Proof(tuple(checks), losses, errors)
@@ -272,6 +280,17 @@ def _conditioned(
         len(steady),
     )
     return steady or [min(tried, key=lambda pair: pair[0])[1]]
+
+
+def _exercised(
+    job: pathlib.Path, chosen: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """(runtime, what went wrong) as each ends: one thread is the most that most use."""
+    with concurrent.futures.ThreadPoolExecutor(len(chosen) or 1) as pool:
+        module = "ondevice.verification.exercise"
+        running = {pool.submit(runners.alone, module, job, r): r for r in chosen}
+        for done in concurrent.futures.as_completed(running):
+            yield running[done], done.result()
 
 
 def _outputs(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
