@@ -13,6 +13,9 @@ import tensorflow as tf
 # (Liu et al. 2016, https://arxiv.org/abs/1512.02325, and its reference implementation).
 BOX_UNIT = 0.1
 
+# The centre's x and y, width, height; behind them a keypoint's x and y each.
+_BOX_COORDINATES = 4
+
 # Keeps a batch of nothing but padding from dividing by zero.
 _LEAST_WEIGHT = 1e-6
 
@@ -116,7 +119,8 @@ def smoothed(targets: tf.Tensor, smoothing: float) -> tf.Tensor:
 def smooth_l1(error: tf.Tensor) -> tf.Tensor:
     """0.5 * e**2 where abs(e) <= 1, abs(e) - 0.5 beyond.
 
-    With c the error clipped to [-1, 1] both are c * (e - c / 2).
+    With c the error clipped to [-1, 1] both are c * (e - c / 2), whose gradient is c,
+    also where c is taken for a constant.
 
     Args:
       error: Any shape, float32.
@@ -126,7 +130,7 @@ def smooth_l1(error: tf.Tensor) -> tf.Tensor:
 
     Source: Girshick 2015, https://arxiv.org/abs/1504.08083, equation 3.
     """
-    clipped = tf.minimum(tf.maximum(error, -1.0), 1.0)
+    clipped = tf.stop_gradient(tf.minimum(tf.maximum(error, -1.0), 1.0))
     return clipped * (error - 0.5 * clipped)
 
 
@@ -190,16 +194,21 @@ def detection(
     box_loss = tf.zeros([], outputs["regressors"].dtype)
     if weights.box or weights.keypoints:
         error = (outputs["regressors"] - box_targets) / (BOX_UNIT * input_size)
-        distance = smooth_l1(error)
-        box = tf.reduce_sum(distance[..., :4], -1)
-        points = tf.reduce_sum(distance[..., 4:], -1)
-        both = weights.box * box + weights.keypoints * points
-        box_loss += over_images(positive * both)
+        box_loss += over_images(positive * _box_loss(smooth_l1(error), weights))
     return {
         "loss": class_loss + box_loss,
         "class_loss": class_loss,
         "box_loss": box_loss,
     }
+
+
+def _box_loss(distance: tf.Tensor, weights: LossWeights) -> tf.Tensor:
+    """The loss of each anchor, [B, N], from its coordinates' [B, N, C]."""
+    if weights.box == weights.keypoints:
+        return weights.box * tf.reduce_sum(distance, -1)
+    points = distance.shape[-1] - _BOX_COORDINATES
+    each = [weights.box] * _BOX_COORDINATES + [weights.keypoints] * points
+    return tf.reduce_sum(distance * tf.constant(each, distance.dtype), -1)
 
 
 def _score_loss(
