@@ -129,23 +129,28 @@ class Trainable(module.Module):
     # The signatures, each named for its key.
 
     def _train(self, tensors):
-        return self._step(self._inputs(tensors["image"]), tensors)
+        return self._step(tensors["image"], tensors, below=self._inputs)
 
     def _train_features(self, tensors):
         return self._step(_features_in(tensors), tensors)
 
     def _train_classes(self, tensors):
         names = self._class_weights
-        values = [self._weights[name].read_value() for name in names]
         # The features have been through the trunk's: the other heads' are left.
         others = {
             name: variable.read_value()
             for name, variable in self._weights.items()
             if name in self._network.names and name not in names
         }
-        inputs = (others, _features_in(tensors), _targets(tensors))
-        found, gradients = self._differentiate(self._class_losses, values, *inputs)
-        return self._moved(names, values, (*found, *gradients), tensors)
+
+        def losses_of(values, inputs, targets):
+            others, features = inputs
+            named = dict(zip(names, values))
+            weights = {**self._constants(), **others, **named}
+            return self._losses_of(self._network(weights, features), targets)
+
+        features = _features_in(tensors)
+        return self._step(features, tensors, names, losses_of, lambda f: (others, f))
 
     def _features(self, tensors):
         inputs = self._inputs(tensors["image"])
@@ -159,14 +164,14 @@ class Trainable(module.Module):
         return dict(zip(("regressors", "classificators"), predictions))
 
     def _evaluate(self, tensors):
-        inputs = self._inputs(tensors["image"])
         values = self._values()
 
-        def of_batch(losses_of, inputs, targets):
-            return self._forward(losses_of, values, inputs, targets)
+        def of_batch(losses_of, image, targets):
+            return self._forward(losses_of, values, self._inputs(image), targets)
 
         shapes = [()] * len(contract.LOSSES)
-        found = self._over_samples(of_batch, inputs, _targets(tensors), shapes)
+        batch = tensors["image"], _targets(tensors)
+        found = self._over_samples(of_batch, self._losses, *batch, shapes)
         return dict(zip(contract.LOSSES, found))
 
     # Parts of them.
@@ -194,58 +199,59 @@ class Trainable(module.Module):
     def _losses(self, values, inputs, targets):
         return self._losses_of(self._outputs(values, inputs), targets)
 
-    def _class_losses(self, values, others, features, targets):
-        named = dict(zip(self._class_weights, values))
-        weights = {**self._constants(), **others, **named}
-        return self._losses_of(self._network(weights, features), targets)
-
     def _losses_of(self, outputs, targets):
         """The losses in the contract's order, the one to differentiate first."""
         found = self._loss(outputs, **targets)
         return tuple(found[name] for name in contract.LOSSES)
 
-    def _step(self, inputs, tensors):
-        values = self._values()
+    def _step(self, inputs, tensors, names=(), losses_of=None, below=lambda x: x):
+        """Takes a step.
+
+        Args:
+          inputs: Tensors [B, ...].
+          tensors: The targets and the learning rate, by name.
+          names: Of the weights that train; none stands for all.
+          losses_of: From their values, what `below` gives and the targets to the
+            losses; the network's if it is not given.
+          below: From the inputs to what is not differentiated.
+        """
+        values = [self._weights[n].read_value() for n in names or self._weights]
 
         def of_batch(losses_of, inputs, targets):
-            found, gradients = self._differentiate(losses_of, values, inputs, targets)
+            given = below(inputs), targets
+            found, gradients = self._differentiate(losses_of, values, *given)
             return *found, *gradients
 
         shapes = [()] * len(contract.LOSSES) + [value.shape for value in values]
-        found = self._over_samples(of_batch, inputs, _targets(tensors), shapes)
-        return self._moved((), values, found, tensors)
+        batch = inputs, _targets(tensors)
+        losses_of = losses_of or self._losses
+        found = self._over_samples(of_batch, losses_of, *batch, shapes)
+        count = len(contract.LOSSES)
+        rate = tensors["learning_rate"]
+        norm = self._optimizer.apply(values, found[count:], rate, names)
+        return {**dict(zip(contract.LOSSES, found)), "gradient_norm": norm}
 
-    def _over_samples(self, of_batch, inputs, targets, shapes):
+    def _over_samples(self, of_batch, losses_of, inputs, targets, shapes):
         """What `of_batch` gives, whose losses and gradients are means over a batch.
 
-        Sample by sample where there is much to keep for the backward pass.
+        Sample by sample, but as TensorFlow does it where its operators are selected.
         """
         batch = targets["sample_weights"].shape[0]
-        if batch == 1 or self._frozen_trunk or self.ops == "select":
-            return of_batch(self._losses, inputs, targets)
+        if batch == 1 or self.ops == "select":
+            return of_batch(losses_of, inputs, targets)
         whole = {**targets, "sample_weights": tf.ones_like(targets["sample_weights"])}
 
         def of_sample(sample):
             inputs, targets, share = sample
             share = tf.reduce_sum(share)
 
-            def losses_of(*given):
-                return tuple(loss * share for loss in self._losses(*given))
+            def shared(*given):
+                return tuple(loss * share for loss in losses_of(*given))
 
-            return of_batch(losses_of, inputs, targets)
+            return of_batch(shared, inputs, targets)
 
         shares = losses.shares(targets["sample_weights"])
         return sample_by_sample.summed(of_sample, (inputs, whole, shares), shapes)
-
-    def _moved(self, names, values, found, tensors):
-        """Takes the step; `found` the losses, then a gradient for each of the values.
-
-        `names` as `Optimizer.apply` has them.
-        """
-        count = len(contract.LOSSES)
-        rate = tensors["learning_rate"]
-        norm = self._optimizer.apply(values, found[count:], rate, names)
-        return {**dict(zip(contract.LOSSES, found)), "gradient_norm": norm}
 
 
 class SelectTrainable(select.Select, Trainable):

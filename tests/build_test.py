@@ -1,6 +1,7 @@
 """The whole chain on a tiny detector, and the faults that a build must catch itself."""
 
 import collections
+import errno
 import json
 from unittest import mock
 
@@ -15,10 +16,12 @@ from checkpoints import tflite_file
 from ondevice import build, convert, fresh, rewrite
 from ondevice.device import runtimes, session
 from ondevice.rebuild import porting, recognition
+from ondevice.verification import check as checks
 from ondevice.verification import inputs, prove, vendors
 from signatures import optimizers
 from signatures.gradients import activations, depthwise, pooling, rules
-from tests import rewritten, tiny_detector
+from tests import rewritten, tiny_builds, tiny_detector
+from tests.soak import shim
 
 
 def _prove(recipe, only, steps=3, data=None):
@@ -111,6 +114,35 @@ class ChainTest(absltest.TestCase):
             sorted(path.name for path in out.iterdir()), ["report.html", "report.json"]
         )
         self.assertIn("NOT verified", (out / "report.html").read_text())
+
+    def test_a_full_disk_leaves_all_files_of_the_earlier_build(self):
+        out = self.directory / "out"
+        out.mkdir()
+        old = {name: name.encode() for name in ("model.tflite", "report.json")}
+        for name, content in old.items():
+            (out / name).write_bytes(content)
+        files = tiny_builds.whole()
+        making = mock.patch.object(fresh, "make", return_value=files)
+        line = checks.Check("convert", "what was run", "", 0.0, checks.NONE)
+        proof = prove.Proof((line,), {}, {})
+        proving = mock.patch.object(prove, "prove", return_value=proof)
+        both = len(files.model) + len(files.inference)
+        for room in (len(files.model) - 1, both + 1):
+            full = shim.installed(shim.Short(room))
+            with tiny_detector.known(), making, proving, full:
+                with self.assertRaises(OSError) as told:
+                    build.build(self._config())
+            self.assertEqual(told.exception.errno, errno.ENOSPC)
+            found = {path.name: path.read_bytes() for path in out.iterdir()}
+            self.assertEqual(found, old)
+
+    def test_a_folder_that_takes_no_files_is_told_before_the_work(self):
+        (self.directory / "out").write_bytes(b"a file")
+        making = mock.patch.object(fresh, "make")
+        with tiny_detector.known(), making as made, self.assertRaises(OSError) as told:
+            build.build(self._config())
+        self.assertEqual(told.exception.filename, str(self.directory / "out"))
+        made.assert_not_called()
 
     def test_a_detector_that_is_not_known_writes_nothing(self):
         with self.assertRaisesRegex(recognition.UnknownDetectorError, "palm_full"):
@@ -234,10 +266,8 @@ class FaultTest(absltest.TestCase):
             assign = schema.BuiltinOperator.ASSIGN_VARIABLE
             restore = [s.subgraphIndex for s in model.signatureDefs]
             for index, graph in enumerate(model.subgraphs):
-                if index not in restore:
-                    found = [
-                        o for o in graph.operators if codes[o.opcodeIndex] == assign
-                    ]
+                found = [o for o in graph.operators if codes[o.opcodeIndex] == assign]
+                if found and index not in restore:
                     graph.operators.remove(found[0])
 
         recipe = tiny_detector.recipe(trainable="heads")

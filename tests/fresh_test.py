@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file, weights
@@ -145,6 +147,30 @@ class MakeTest(absltest.TestCase):
         self.assertNotEqual(
             fingerprint(**{"conv2d/bias": np.zeros(4)}), manifest.fingerprint
         )
+
+
+class BatchTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("heads", contract.TRAIN),
+        ("heads", contract.TRAIN_FEATURES),
+        ("heads", contract.EVALUATE),
+        ("new_classes", contract.TRAIN),
+        ("new_classes", contract.TRAIN_CLASSES),
+        ("new_classes", contract.EVALUATE),
+    )
+    def test_of_a_whole_batch_nothing_is_held_but_what_was_given(self, build, key):
+        files = getattr(tiny_builds, build)()
+        given = files.manifest.signature(key).inputs
+        batch = {spec.shape[0] for spec in given if spec.name == "sample_weights"}
+        file = tflite_file.parse(files.model)
+        (place,) = [s.subgraph for s in file.signatures if s.key == key]
+        graph = file.subgraphs[place]
+        self.assertIn("WHILE", [operator.name for operator in graph.operators])
+        made = [o.outputs for o in graph.operators if o.name != "WHILE"]
+        shapes = [graph.tensors[i].shape for i in itertools.chain(*made)]
+        of_batch = [shape for shape in shapes if batch & set(shape[:1])]
+        # The samples' shares, and biases of as many elements.
+        self.assertLessEqual(max(map(math.prod, of_batch), default=0), max(batch))
 
 
 class DamagedManifestTest(absltest.TestCase):
