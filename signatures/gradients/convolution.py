@@ -25,6 +25,9 @@ import tensorflow as tf
 
 from signatures.gradients import rule, window
 
+# Of a matrix that XNNPACK's kernel for AVX-512 works on at a time; others take less.
+_COLUMNS = 32
+
 
 def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     """Conv2D(image [B,H,W,I], filters [h,w,I,O]) -> [B,H',W',O], any stride, padding.
@@ -309,10 +312,13 @@ def _columns_product(line: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
     """[1, 1, K, O], the products of all cells of [B, H, W, K] and [B, H, W, O].
 
     A product for each row of the image, and their sum, where those products take no
-    more room than the images; of flattened images, which are copies, otherwise.
+    more room than the images; of flattened images, which are copies, otherwise. Turned
+    where that leaves less of the columns empty that a kernel works on at a time.
     """
     batch, height, width, inputs = rule.static_shape(line)
     outputs = rule.static_shape(gradient)[3]
+    if outputs * _filled(inputs) < inputs * _filled(outputs):
+        return tf.transpose(_columns_product(gradient, line), [0, 1, 3, 2])
     if inputs * outputs <= width * (inputs + outputs):
         products = tf.matmul(line, gradient, transpose_a=True)
         return tf.reduce_sum(products, axis=[0, 1], keepdims=True)
@@ -323,6 +329,10 @@ def _columns_product(line: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         transpose_a=True,
     )
     return tf.reshape(product, [1, 1, inputs, outputs])
+
+
+def _filled(columns: int) -> int:
+    return -(-columns // _COLUMNS) * _COLUMNS
 
 
 RULES: dict[str, rule.Rule] = {
