@@ -11,8 +11,9 @@ import os
 import pathlib
 import re
 import secrets
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from checkpoints import locks
 
@@ -52,15 +53,38 @@ def write(
       ValueError: If the head has another length.
       OSError: If the file cannot be written; it names `path`.
     """
-    target = pathlib.Path(os.path.realpath(path))
-    try:
-        with _freed_beside(target):
-            _write(target, chunks, head, reserve)
-    except OSError as error:
-        if error.errno is None:  # None of the system's.
-            raise
-        # It knows a number, or the temporary name.
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    with _staged(path, chunks, head, reserve) as temporary:
+        _take_names({path: temporary})
+
+
+def write_together(files: Mapping[str | os.PathLike[str], bytes]) -> None:
+    """Writes files that belong together: each is flushed before any takes its name.
+
+    Args:
+      files: Path -> content; the directories exist.
+
+    Raises:
+      OSError: If one cannot be written; it names the path. Then all are as they were,
+        unless it is a renaming that failed.
+    """
+    with contextlib.ExitStack() as stack:
+        staged = {
+            path: stack.enter_context(_staged(path, [content]))
+            for path, content in files.items()
+        }
+        _take_names(staged)
+
+
+def make_directory(path: str | os.PathLike[str]) -> None:
+    """Makes a directory, and proves that it takes files: before long work for them.
+
+    Raises:
+      OSError: If it cannot be made, or takes none; it names `path`.
+    """
+    with _named(path):
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
 
 
 def sweep(directory: str | os.PathLike[str], name: str | None = None) -> None:
@@ -78,32 +102,37 @@ def sweep(directory: str | os.PathLike[str], name: str | None = None) -> None:
                     _remove_abandoned(entry)
 
 
-def _write(
-    target: pathlib.Path,
+@contextlib.contextmanager
+def _staged(
+    path: str | os.PathLike[str],
     chunks: Iterable[bytes | memoryview],
-    head: Callable[[], bytes] | None,
-    reserve: int,
-) -> None:
-    sweep(target.parent, target.name)
-    descriptor, temporary = _begin(target)
+    head: Callable[[], bytes] | None = None,
+    reserve: int = 0,
+) -> Iterator[pathlib.Path]:
+    """A temporary file as `write` has it, flushed; gone unless it takes the name."""
+    target = pathlib.Path(os.path.realpath(path))
     held = None
+    with _named(path):
+        sweep(target.parent, target.name)
+        descriptor, temporary = _begin(target)
     try:
-        try:
-            if locks.known():  # Elsewhere a file that is open cannot be renamed.
-                held = os.dup(descriptor)  # Keeps the lock until it has its name.
-            os.lseek(descriptor, reserve, os.SEEK_SET)
-            _write_all(descriptor, chunks, reserve)
-            first = head() if head else b""
-            if len(first) != reserve:
-                raise ValueError(
-                    f"The head must have {reserve} bytes. Received: {len(first)}."
-                )
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            _write_all(descriptor, [first], 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, target)
+        with _named(path):
+            try:
+                if locks.known():  # Elsewhere a file that is open cannot be renamed.
+                    held = os.dup(descriptor)  # Keeps the lock until it has its name.
+                os.lseek(descriptor, reserve, os.SEEK_SET)
+                _write_all(descriptor, chunks, reserve)
+                first = head() if head else b""
+                if len(first) != reserve:
+                    raise ValueError(
+                        f"The head must have {reserve} bytes. Received: {len(first)}."
+                    )
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                _write_all(descriptor, [first], 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        yield temporary
     except BaseException:  # KeyboardInterrupt too must leave nothing behind.
         with contextlib.suppress(OSError):  # The first failure is the one to tell.
             os.unlink(temporary)
@@ -112,7 +141,30 @@ def _write(
         if held is not None:
             with contextlib.suppress(OSError):  # All was flushed, and closed, before.
                 os.close(held)
-    _flush_directory(target.parent)
+
+
+def _take_names(staged: Mapping[str | os.PathLike[str], pathlib.Path]) -> None:
+    """Gives temporary files the names that they are for, and flushes those."""
+    targets = {path: pathlib.Path(os.path.realpath(path)) for path in staged}
+    with contextlib.ExitStack() as freed:
+        for path, temporary in staged.items():
+            freed.enter_context(_freed_beside(targets[path]))
+            with _named(path):
+                os.replace(temporary, targets[path])
+        for parent, path in {t.parent: path for path, t in targets.items()}.items():
+            with _named(path):
+                _flush_directory(parent)
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """The system's errors name the path: they know a number, or a temporary name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # None of the system's.
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextlib.contextmanager

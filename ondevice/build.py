@@ -195,7 +195,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
     # TensorFlow takes seconds to import: only once the flags have proven good. Its own
     # start-up notes say nothing about the build.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from checkpoints import tflite_file
+    from checkpoints import atomic, tflite_file
     from ondevice import sources
     from ondevice.verification import inputs
 
@@ -228,6 +228,8 @@ def build(config: BuildConfig) -> dict[str, Any]:
     trained = recipe.trained  # a wrong --trainable shows here, before the work
     ported = porting.port(file, found)
     weights = porting.with_classes(ported, recipe.layers)
+    directory = config.output_dir or pathlib.Path("out") / source.name
+    atomic.make_directory(directory)
     logging.info(
         "%s is %s: %d weights ported. Converting.", source.name, found.spec.name,
         len(ported),
@@ -238,7 +240,6 @@ def build(config: BuildConfig) -> dict[str, Any]:
     proof = prove.prove(
         vendors.Vendor(source.data, found, ported), recipe, weights, files, photographs
     )
-    directory = config.output_dir or pathlib.Path("out") / source.name
     result = {
         "output_dir": str(directory),
         "source": source.name,
@@ -278,16 +279,14 @@ def _require_flex() -> None:
 
 def _write(directory, files, described, proof) -> None:
     """The report always; the files only where every proof holds."""
-    from checkpoints import atomic
     from ondevice import report
 
-    files.write(directory, proof.holds)
     pages = {
         "report.json": report.as_json(described),
         "report.html": report.as_html(described, proof.losses, proof.errors),
     }
-    for name, page in pages.items():
-        atomic.write(directory / name, [page.encode()])
+    encoded = {name: page.encode() for name, page in pages.items()}
+    files.write(directory, proof.holds, encoded)
 
 
 def main(arguments: Sequence[str]) -> commands.Outcome:

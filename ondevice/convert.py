@@ -248,10 +248,13 @@ def write(
     folder = pathlib.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     model = made.with_manifest(manifest)
-    atomic.write(folder / "model.tflite", [model])
-    atomic.write(folder / "inference.tflite", [frozen])
+    contents = {
+        "model.tflite": model,
+        "inference.tflite": frozen,
+        "manifest.json": manifests.to_json(manifest).encode(),
+    }
+    atomic.write_together({folder / name: data for name, data in contents.items()})
     trial.record(model, frozen)
-    atomic.write(folder / "manifest.json", [manifests.to_json(manifest).encode()])
     return manifest
 
 

@@ -76,6 +76,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
       ValueError: If there is no image, or model and checkpoint do not do.
       OSError: If the model cannot be read or a picture not be written.
     """
+    from checkpoints import atomic
     from ondevice.device import images, opening
 
     paths = images.find(config.images)
@@ -89,7 +90,7 @@ def detect(config: DetectConfig) -> dict[str, Any]:
     failed: list[dict[str, Any]] = []
     running = (config.runtime, config.threads)
     with opening.open_detector(config.model, config.checkpoint, *running) as opened:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
+        atomic.make_directory(config.output_dir)
         # Where pictures go to the folder they came from, none of them is overwritten.
         folder = config.output_dir.resolve()
         taken = {p.name.lower() for p in paths if p.resolve().parent == folder}

@@ -136,6 +136,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
       ValueError: If something that was given does not do.
       OSError: If a file cannot be read or written.
     """
+    from checkpoints import atomic
     from ondevice.device import comparison, image_cache, label_sheets, labelled
     from ondevice.device import opening
 
@@ -161,7 +162,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 dataset, config.show_labels, cache, progress=commands.progress
             )
         if config.output_dir is not None:
-            config.output_dir.mkdir(parents=True, exist_ok=True)
+            atomic.make_directory(config.output_dir)
         rows = comparison.compare(
             dataset,
             [each.detector for each in opened],

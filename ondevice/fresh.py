@@ -134,16 +134,22 @@ class Files:
     manifest: manifests.Manifest
     constants: tuple[manifests.ConstantSpec, ...]
 
-    def write(self, directory: pathlib.Path, proven: bool) -> None:
+    def write(
+        self,
+        directory: pathlib.Path,
+        proven: bool,
+        pages: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Writes model.tflite, inference.tflite and manifest.json.
 
         Args:
           directory: Made where it is not there.
           proven: Where they are not, those of an earlier build, which would pass for
             them, are removed instead.
+          pages: Name -> what to write beside them, in any case.
 
         Raises:
-          OSError: If a file cannot be written.
+          OSError: If a file cannot be written; then none is.
         """
         directory.mkdir(parents=True, exist_ok=True)
         contents = {
@@ -151,11 +157,12 @@ class Files:
             "inference.tflite": self.inference,
             "manifest.json": manifests.to_json(self.manifest).encode(),
         }
-        for name, content in contents.items():
-            if proven:
-                atomic.write(directory / name, [content])
-            else:
+        if not proven:
+            for name in contents:
                 (directory / name).unlink(missing_ok=True)
+            contents = {}
+        contents |= pages or {}
+        atomic.write_together({directory / n: data for n, data in contents.items()})
         if proven:
             trial.record(self.model, self.inference)
 

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> commands.Outcome:
         )
     started = time.monotonic()
     directory = pathlib.Path(_OUTPUT_DIR.value or "")
-    directory.mkdir(parents=True, exist_ok=True)
+    atomic.make_directory(directory)
     verdicts: list[verdict.Verdict] = []
     curves: dict[str, Sequence[study.Curve]] = {}
     for name in _NETWORKS.value:

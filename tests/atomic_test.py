@@ -73,7 +73,7 @@ class FaultTest(AtomicTestCase):
     def test_calls_that_harm_nothing_may_fail(self):
         names = self.calls()
         for at, name in enumerate(names):
-            if name in HARMLESS or names[at - 1] == "replace":  # Closes the lock.
+            if name in HARMLESS or at == len(names) - 1:  # Closes the lock.
                 with shim.installed(shim.Failing(at, errno.EACCES)):
                     self.write()
                 self.assert_alone(NEW)
@@ -134,6 +134,34 @@ class FaultTest(AtomicTestCase):
         """Files this process has open; a failed write must not add to them."""
         there = "/proc/self/fd"
         return len(os.listdir(there)) if os.path.isdir(there) else 0
+
+
+class TogetherTest(AtomicTestCase):
+    def contents(self) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in self.directory.iterdir()}
+
+    def write(self):
+        names = ("w.bin", "x.bin", "y.bin")
+        atomic.write_together({self.directory / name: NEW for name in names})
+
+    def test_whatever_call_fails_all_are_old_until_one_has_its_name(self):
+        with shim.installed(shim.counting) as calls:
+            self.write()
+        names = ["w.bin", "x.bin", "y.bin"]
+        self.assertEqual(self.contents(), dict.fromkeys(names, NEW))
+        self.assertEqual(calls.count("replace"), 3)
+        for at, name in enumerate(calls[: calls.index("replace") + 1]):
+            for each in self.directory.iterdir():
+                each.unlink()
+            self.path.write_bytes(OLD)
+            if name in HARMLESS:
+                continue
+            with self.subTest(at=at, name=name):
+                failing = shim.Failing(at, errno.ENOSPC)
+                with shim.installed(failing), self.assertRaises(OSError) as caught:
+                    self.write()
+                self.assertEqual(caught.exception.errno, errno.ENOSPC)
+                self.assert_alone(OLD)
 
 
 class LeftoverTest(AtomicTestCase):
@@ -243,6 +271,16 @@ class FileTest(AtomicTestCase):
         plain.touch()
         self.assertEqual(real.stat().st_mode, plain.stat().st_mode)
 
+    def test_a_directory_is_made_and_left_empty(self):
+        made = self.directory / "a" / "b"
+        for _ in range(2):
+            atomic.make_directory(made)
+            self.assertEqual(list(made.iterdir()), [])
+        for path in (self.path, self.path / "below"):
+            with self.assertRaises(OSError) as caught:
+                atomic.make_directory(path)
+            self.assertEqual(caught.exception.filename, os.fspath(path))
+
     def test_many_chunks(self):
         chunks = [bytes([i % 251]) * (i % 7) for i in range(3000)]
         atomic.write(self.path, chunks)
@@ -277,6 +315,9 @@ class FileTest(AtomicTestCase):
     def test_what_a_long_file_occupied_is_freed_last(self, threads):
         done, main, closed = [], threading.get_ident(), threading.Event()
 
+        def opened():
+            return next((found for name, found, _ in done if name == "open"), None)
+
         def act(number, name, made, arguments):
             found = made()
             if name == "open" and arguments[1] == os.O_RDONLY:
@@ -284,7 +325,7 @@ class FileTest(AtomicTestCase):
             elif name in ("replace", "fsync", "close"):
                 own = threading.get_ident() == main
                 done.append((name, arguments[0], own))
-                if arguments[0] == done[0][1]:
+                if (name, arguments[0]) == ("close", opened()):
                     closed.set()
             return found
 
@@ -296,11 +337,11 @@ class FileTest(AtomicTestCase):
                     self.write()
                     self.assertTrue(closed.wait(60))
                 self.assert_alone(NEW)
-        kept = done[0][1]
-        self.assertEqual(done[0], ("open", kept, True))
-        self.assertEqual(done[-1], ("close", kept, not threads))
+        kept = opened()
         names = [name for name, *_ in done]
-        self.assertIn("fsync", names[names.index("replace") :])
+        last = names.index("replace")
+        self.assertIn("fsync", names[last:])
+        self.assertIn(("close", kept, not threads), done[last:])
         with self.assertRaises(OSError):  # Nothing stays open.
             os.fstat(kept)
         done.clear()
