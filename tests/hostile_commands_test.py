@@ -90,6 +90,22 @@ def test_one_line(run, files, monkeypatch, name, arguments):
     assert len(errors) == 1 and "SIGSEGV" in errors[0] and errors[0] == err[-1]
 
 
+@pytest.mark.parametrize("section", ["classes", "storage"])
+def test_benchmark_of_what_it_runs_in_its_own_process(run, files, monkeypatch, section):
+    monkeypatch.chdir(files)
+    for classes in (1, 2):
+        folder = files / str(classes)
+        folder.mkdir()
+        for kind, name in (("trainable", "model"), ("inference", "inference")):
+            data = hostile_files.crashing(kind, classes=classes)
+            (folder / f"{name}.tflite").write_bytes(data)
+    status, out, err = run(
+        "benchmark", "--models=1,2", f"--sections={section}",
+        "--runtimes=tflite_runtime", "--rounds=8",
+    )  # fmt: skip
+    assert (status, out) == (1, []) and "SIGSEGV" in err[-1]
+
+
 def test_a_template_that_crashes(run, files, monkeypatch):
     from ondevice.device import trial
 

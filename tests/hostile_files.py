@@ -14,7 +14,9 @@ _SPARSE_TO_DENSE = 68
 _PLACE = 10**8
 
 
-def crashing(kind: str | None = None, constants: bool = False) -> bytes:
+def crashing(
+    kind: str | None = None, constants: bool = False, classes: int = 2
+) -> bytes:
     """A .tflite of which tflite-runtime 2.14 dies, in its first subgraph.
 
     ai-edge-litert 2.3 refuses it when it is invoked.
@@ -22,6 +24,7 @@ def crashing(kind: str | None = None, constants: bool = False) -> bytes:
     Args:
       kind: Of the manifest that is embedded; None embeds none.
       constants: Whether it claims one weight, as an inference file of ours does.
+      classes: How many the manifest names.
     """
     buffers = [
         b"",
@@ -39,7 +42,10 @@ def crashing(kind: str | None = None, constants: bool = False) -> bytes:
         tensors = checkpoint_data.tensors()
         buffers += [tensors[variable.name].tobytes() for variable in variables]
         described = dataclasses.replace(
-            checkpoint_data.MANIFEST, kind=kind, variables=variables
+            checkpoint_data.MANIFEST,
+            kind=kind,
+            variables=variables,
+            classes=tuple(f"class_{k}" for k in range(classes)),
         )
         if constants:
             first = variables[0]

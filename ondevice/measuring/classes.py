@@ -12,7 +12,7 @@ import numpy as np
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice.detection import anchors, decoding, geometry
-from ondevice.device import images, session
+from ondevice.device import images, session, trial
 from ondevice.measuring import timing
 
 SECTION = "classes"
@@ -128,7 +128,7 @@ def measure(
 
     Raises:
       NotComparableError: If the files are of different detectors.
-      ValueError: If one is damaged, or a runtime does not run it.
+      ValueError: If one is damaged, or a runtime does not run it or crashes.
       OSError: If one cannot be read.
     """
     rows: list[dict[str, Any]] = []
@@ -139,6 +139,8 @@ def measure(
         counts = [count for count in sorted(folders) if count != 1]
         # One class twice: a file against itself shows the noise.
         paths = [folders[count] / kind for count in (1, 1, *counts)]
+        for path in paths:
+            trial.require(path, runtime, str(path))
         each = max(1, rounds // _OPENINGS)
         again, one, *others = timing.pooled(
             [

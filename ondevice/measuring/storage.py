@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from checkpoints import atomic
-from ondevice.device import exports, session
+from ondevice.device import exports, session, trial
 from ondevice.measuring import bounds, contest, timing
 
 SECTION = "storage"
@@ -32,12 +32,13 @@ def measure(
       progress: Wraps the rounds; is given a description.
 
     Raises:
-      ValueError: If a file is damaged, or a runtime does not run it.
+      ValueError: If a file is damaged, or a runtime does not run it or crashes.
       OSError: If one cannot be read, or the disk is full.
     """
     found = contest.Found()
     for path in models:
         for runtime in runtimes:
+            trial.require(path, runtime, str(path))
             with session.Session(path, runtime, 1) as opened:
                 _measure(path, opened, rounds, progress, found)
     return found
