@@ -4,7 +4,8 @@ Example:
   python -m pytest -n auto --dist loadfile --cov --cov-report=json:coverage.json
   python -m tests.covered coverage.json
 
-What tests run in processes that they start, as the commands, is not counted.
+What tests run in processes that they start, as the commands, is not counted. The last
+line of stdout is one JSON object: {"lines", "branches"}, the shares of all that ran.
 """
 
 from __future__ import annotations
@@ -12,12 +13,35 @@ from __future__ import annotations
 import collections
 import json
 import pathlib
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ondevice import commands
+
+FLAGS = commands.flag_values()
 
 _ROW = "{:<24}{:>7}{:>9}{:>9}{:>10}{:>9}"
 _COUNTS = ("num_statements", "covered_lines", "num_branches", "covered_branches")
+
+
+def main(arguments: Sequence[str]) -> commands.Outcome:
+    if len(arguments) != 1:
+        raise commands.UsageError(
+            f"There must be one report of coverage's. Received: {list(arguments)}."
+        )
+    path = pathlib.Path(commands.existing(arguments[0], "The report"))
+    try:
+        report = json.loads(path.read_text())
+        print(table(report))
+        totals = report["totals"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise commands.UserError(
+            f"{path} must hold what `coverage json` writes, with branches. "
+            f"Received: {error!r}."
+        ) from error
+    lines, run, branches, taken = (totals[key] for key in _COUNTS)
+    shares = {"lines": run / max(1, lines), "branches": taken / max(1, branches)}
+    return commands.Outcome(shares)
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -56,4 +80,4 @@ def _share(part: int, whole: int) -> str:
 
 
 if __name__ == "__main__":
-    print(table(json.loads(pathlib.Path(sys.argv[1]).read_text())))
+    commands.run(main, __doc__, FLAGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from absl.testing import absltest
 
+from ondevice import commands
 from tests import covered
 
 
@@ -37,6 +38,18 @@ class TableTest(absltest.TestCase):
                 ["total", "3", "50", "60.0", "%", "8", "37.5", "%"],
             ],
         )
+
+
+class MainTest(absltest.TestCase):
+    def test_what_is_no_report_is_told(self):
+        path = self.create_tempfile(content='{"files": {}}').full_path
+        for arguments, said in (
+            ([], "one report"),
+            ([path + "x"], "must exist"),
+            ([path], "KeyError"),
+        ):
+            with self.assertRaisesRegex(commands.UserError, said):
+                covered.main(arguments)
 
 
 if __name__ == "__main__":
