@@ -32,8 +32,7 @@ from tests.soak import models
 
 # Way of a run -> steps that it takes, or sessions that it opens.
 COUNTS = {"session": 100_000, "loop": 100_000, "opened": 1000}
-# Growth of the memory after the warm-up, as a share; and of a tenth's CPU time, in the
-# machine's own: other programs in its caches slow down both.
+# Growth after the warm-up, as a share: of the memory, and of the CPU time of a step.
 GROWTH, SLOWER = 0.02, 0.1
 # Samples of a run; the first tenth of them is the warm-up.
 _SAMPLES = 200
@@ -48,8 +47,7 @@ class Figures:
       memory: Resident, in bytes.
       files: Open ones.
       threads: Of the process.
-      seconds: CPU time since the start, that of `yardstick` left out.
-      yardstick: CPU time of some work, at each sample the same.
+      seconds: CPU time since the start.
     """
 
     steps: int
@@ -57,7 +55,6 @@ class Figures:
     files: list[int]
     threads: list[int]
     seconds: list[float]
-    yardstick: list[float]
 
     @property
     def warm(self) -> int:
@@ -71,17 +68,14 @@ class Figures:
 
     @property
     def slower(self) -> float:
-        """The CPU time of the last tenth over that of the first after the warm-up.
+        """What a step of the last tenth costs over one of the first after the warm-up.
 
-        Each in that of the work that was done beside it.
+        Each by the quarter of the samples that were fastest: other programs in the
+        machine's caches slow down some of them, what accumulates slows down all.
         """
-        tenth, last = self.warm, len(self.seconds) - 1
-        first, behind = (
-            (self.seconds[end] - self.seconds[end - tenth])
-            / sum(self.yardstick[end - tenth + 1 : end + 1])
-            for end in (2 * tenth, last)
-        )
-        return behind / first - 1
+        each, tenth = np.diff(self.seconds), self.warm
+        first, last = each[tenth : 2 * tenth], each[-tenth:]
+        return float(np.quantile(last, 0.25) / np.quantile(first, 0.25)) - 1
 
     def require(self, growth: float = GROWTH, slower: float = SLOWER) -> None:
         """Fails unless all stayed what it was."""
@@ -142,9 +136,8 @@ class _Sampler:
 
     def __init__(self, steps: int) -> None:
         self._every = max(steps // _SAMPLES, 1)
-        self.figures = Figures(0, [], [], [], [], [])
+        self.figures = Figures(0, [], [], [], [])
         self._taken = 0
-        self._work = np.random.default_rng(0).random(500_000, np.float32)
 
     def step(self) -> None:
         """One more was taken."""
@@ -154,10 +147,7 @@ class _Sampler:
             found.memory.append(resident())
             found.files.append(open_files())
             found.threads.append(threading.active_count())
-            before = usage.cpu_seconds()
-            found.seconds.append(before - sum(found.yardstick))
-            np.tanh(self._work)  # In this thread alone; in and beyond the caches.
-            found.yardstick.append(usage.cpu_seconds() - before)
+            found.seconds.append(usage.cpu_seconds())
             self.figures = dataclasses.replace(found, steps=self._taken)
 
 
