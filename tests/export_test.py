@@ -1,4 +1,7 @@
-"""Tests of exporting, on builds of the tiny detector."""
+"""Tests of exporting, on builds of the tiny detector.
+
+All in one file: the build that they share is made once a file.
+"""
 
 from __future__ import annotations
 
