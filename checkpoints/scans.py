@@ -22,6 +22,7 @@ zlib: Any = importlib.import_module(
 _LONG = 2 * 2**20
 
 _Found = TypeVar("_Found")
+_Other = TypeVar("_Other")
 
 
 def crc(data: bytes | memoryview) -> str:
@@ -59,6 +60,28 @@ def _in_two(
     for name, array in arrays.items():
         halves[2 * taken >= total][name] = array
         taken += array.nbytes
+    parts = beside(lambda: work(halves[0]), lambda: work(halves[1]), total)
+    return [*parts[0], *parts[1]]
+
+
+def beside(
+    here: Callable[[], _Found], there: Callable[[], _Other], size: int
+) -> tuple[_Found, _Other]:
+    """Does two things side by side, if they are about many bytes.
+
+    Args:
+      here: Done in this thread.
+      there: Done in another one, of code that lets this one run.
+      size: Bytes that it is about.
+
+    Returns:
+      What both gave.
+
+    Raises:
+      Whatever either raises, when the other has ended.
+    """
+    if size < _LONG:
+        return here(), there()
     with futures.ThreadPoolExecutor(1) as pool:
-        second = pool.submit(work, halves[1])
-        return [*work(halves[0]), *second.result()]
+        other = pool.submit(there)
+        return here(), other.result()

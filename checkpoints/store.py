@@ -254,16 +254,19 @@ def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
                 "A checkpoint must begin with the length of its table, at most "
                 f"{MAX_TABLE} bytes. Received: {length}, in a file of {size} bytes."
             )
-        table, header, sums = _table(stream.read(length))
-        end = max((e.data_offsets[1] for e in table.values()), default=0)
-        if _LENGTH.size + length + end != size:
-            raise CheckpointError(
-                f"A checkpoint must end with its last tensor, at byte "
-                f"{_LENGTH.size + length + end}. Received: {size} bytes."
-            )
-        data = np.empty(end, np.uint8)
-        if stream.readinto(data.data) != end:
-            raise CheckpointError("The file must not change while it is read.")
+        text = stream.read(length)
+        data = np.empty(size - _LENGTH.size - length, np.uint8)
+        (table, header, sums), taken = scans.beside(
+            lambda: _table(text), lambda: stream.readinto(data.data), data.nbytes
+        )
+    end = max((e.data_offsets[1] for e in table.values()), default=0)
+    if end != data.size:
+        raise CheckpointError(
+            f"A checkpoint must end with its last tensor, at byte "
+            f"{_LENGTH.size + length + end}. Received: {size} bytes."
+        )
+    if taken != end:
+        raise CheckpointError("The file must not change while it is read.")
     chunks = {name: data[slice(*table[name].data_offsets)] for name in sorted(table)}
     there = scans.crcs({name: chunk.data for name, chunk in chunks.items()})
     damaged = [name for name in chunks if there[name] != sums[name]]
