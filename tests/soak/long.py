@@ -2,7 +2,9 @@
 
 Each run is a process of its own. By the seed it calls a session, as an app does; runs
 the loop of ondevice.train, with its pictures, validations, checkpoints, metrics and
-drawings; or opens and closes a session a thousand times, in several threads.
+drawings; or opens and closes a session a thousand times, in several threads. In the end
+some more steps are taken, by turns with a process that has just begun: a machine's own
+speed changes by the minute.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,11 +35,15 @@ from tests import conftest, small_data
 from tests.soak import models
 
 # Way of a run -> steps that it takes, or sessions that it opens.
-COUNTS = {"session": 100_000, "loop": 100_000, "opened": 1000}
-# Growth after the warm-up, as a share: of the memory, and of the CPU time of a step.
+COUNTS = {"session": 100_000, "loop": 118_000, "opened": 1000}
+# Growth of the memory after the warm-up, and of a step's CPU time beside that of a new
+# process, as shares.
 GROWTH, SLOWER = 0.02, 0.1
-# Samples of a run; the first tenth of them is the warm-up.
-_SAMPLES = 200
+# Samples of a run; the first tenth of them is the warm-up. As many steps as are between
+# two of them make a turn.
+_SAMPLES, _TURNS = 200, 21
+_OURS = "soak: "
+_PER_EPOCH = 59  # A turn of the loop is ten epochs.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +55,16 @@ class Figures:
       memory: Resident, in bytes.
       files: Open ones.
       threads: Of the process.
-      seconds: CPU time since the start.
+      seconds: CPU time in all.
+      turns: CPU time of each turn in the end over that of a new process beside it.
     """
 
     steps: int
     memory: list[int]
     files: list[int]
     threads: list[int]
-    seconds: list[float]
+    seconds: float
+    turns: list[float]
 
     @property
     def warm(self) -> int:
@@ -68,14 +78,8 @@ class Figures:
 
     @property
     def slower(self) -> float:
-        """What a step of the last tenth costs over one of the first after the warm-up.
-
-        Each by the quarter of the samples that were fastest: other programs in the
-        machine's caches slow down some of them, what accumulates slows down all.
-        """
-        each, tenth = np.diff(self.seconds), self.warm
-        first, last = each[tenth : 2 * tenth], each[-tenth:]
-        return float(np.quantile(last, 0.25) / np.quantile(first, 0.25)) - 1
+        """What a step costs over one of a process that has just begun."""
+        return statistics.median(self.turns) - 1
 
     def require(self, growth: float = GROWTH, slower: float = SLOWER) -> None:
         """Fails unless all stayed what it was."""
@@ -94,7 +98,8 @@ class Figures:
             f"{end / 1e6:.1f} in the end, growth {self.growth:.2%}; files "
             f"{self.files[self.warm]} to {self.files[-1]}, threads "
             f"{self.threads[self.warm]} to {self.threads[-1]}; "
-            f"{self.seconds[-1]:.0f} s of CPU, the last tenth {self.slower:+.1%} slower"
+            f"{self.seconds:.0f} s of CPU, a step {self.slower:+.1%} slower than a new "
+            "process'"
         )
 
 
@@ -117,38 +122,79 @@ def measured(model: pathlib.Path, way: str, steps: int, seed: int = 0) -> Figure
       steps: To take, at least; the loop ends an epoch.
       seed: Of what is trained on.
     """
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.soak.long", os.fspath(model), way),
-            *(str(steps), str(seed)),
-        ],
+    turn = max(1, steps // _SAMPLES)
+    with _begun(model, way, seed, steps, turn) as old:
+        found = json.loads(_told(old))
+        with _begun(model, way, seed, max(1, steps // 10), turn) as new:
+            _told(new)
+            turns = [_turn(old) / _turn(new) for _ in range(_TURNS)]
+    return Figures(**found, turns=turns)
+
+
+@contextlib.contextmanager
+def _begun(
+    model: pathlib.Path, way: str, *numbers: int
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that takes its steps, tells its figures and waits for turns."""
+    command = [sys.executable, "-m", "tests.soak.long", os.fspath(model), way]
+    with subprocess.Popen(
+        [*command, *map(str, numbers)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         cwd=conftest.ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    return Figures(**json.loads(done.stdout.splitlines()[-1]))
+    ) as process:
+        yield process
+        process.stdin.close()  # type: ignore[union-attr]
+        assert process.wait() == 0
+
+
+def _told(process: subprocess.Popen[str]) -> str:
+    """The next line that is ours; a command's own are read over."""
+    for line in process.stdout or ():
+        if line.startswith(_OURS):
+            return line.removeprefix(_OURS)
+    raise AssertionError("The process must tell its figures. Received: its end.")
+
+
+def _turn(process: subprocess.Popen[str]) -> float:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return float(_told(process))
 
 
 class _Sampler:
-    """Takes a sample every so many steps."""
+    """Takes a sample every so many steps, tells them, and lets turns be taken."""
 
-    def __init__(self, steps: int) -> None:
-        self._every = max(steps // _SAMPLES, 1)
-        self.figures = Figures(0, [], [], [], [])
-        self._taken = 0
+    def __init__(self, steps: int, turn: int) -> None:
+        self._steps, self._turn = steps, turn
+        self._taken, self._begun = 0, 0.0
+        self._samples: dict[str, list[int]] = {"memory": [], "files": [], "threads": []}
 
     def step(self) -> None:
-        """One more was taken."""
+        """One more was taken.
+
+        Raises:
+          SystemExit: If no more is asked for.
+        """
         self._taken += 1
-        if self._taken % self._every == 0:
-            found = self.figures
-            found.memory.append(resident())
-            found.files.append(open_files())
-            found.threads.append(threading.active_count())
-            found.seconds.append(usage.cpu_seconds())
-            self.figures = dataclasses.replace(found, steps=self._taken)
+        if self._taken <= self._steps and self._taken % self._turn == 0:
+            self._samples["memory"].append(resident())
+            self._samples["files"].append(open_files())
+            self._samples["threads"].append(threading.active_count())
+        behind = self._taken - self._steps
+        if behind == 0:
+            used = {"steps": self._taken, "seconds": usage.cpu_seconds()}
+            self._wait(json.dumps(used | self._samples))
+        elif behind > 0 and behind % self._turn == 0:
+            self._wait(repr(usage.cpu_seconds() - self._begun))
+
+    def _wait(self, line: str) -> None:
+        print(_OURS + line, flush=True)
+        if not sys.stdin.readline():
+            raise SystemExit
+        self._begun = usage.cpu_seconds()
 
 
 def resident() -> int:
@@ -162,31 +208,30 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def _session(model: str, steps: int, seed: int, sampler: _Sampler) -> None:
+def _session(model: str, seed: int, sampler: _Sampler) -> None:
     with session.Session(model, threads=1) as opened:
         batches = [
             step_inputs.of_signature(opened.manifest, "train", 10 * seed + place)
             for place in range(10)
         ]
         rate = np.array(1e-4, np.float32)
-        for number in range(steps):
+        for number in itertools.count():
             batch = {**batches[number % len(batches)], "learning_rate": rate}
             assert np.isfinite(opened.train(**batch).loss)
             sampler.step()
 
 
-def _loop(model: str, steps: int, seed: int, sampler: _Sampler) -> None:
+def _loop(model: str, seed: int, sampler: _Sampler) -> None:
     from ondevice import train
 
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         root = pathlib.Path(directory)
         data = small_data.annotated(root / "hands", 131)
-        per_epoch = 59
         config = train.TrainConfig(
             model=pathlib.Path(model),
             data=data,
             checkpoint_dir=root / "run",
-            epochs=-(-steps // per_epoch),
+            epochs=10 * COUNTS["loop"] // _PER_EPOCH,
             head_epochs=1,
             learning_rate=1e-5,
             patience=0,
@@ -197,9 +242,9 @@ def _loop(model: str, steps: int, seed: int, sampler: _Sampler) -> None:
             train.train(config)
 
 
-def _opened(model: str, steps: int, seed: int, sampler: _Sampler) -> None:
+def _opened(model: str, seed: int, sampler: _Sampler) -> None:
     data, drawn = pathlib.Path(model).read_bytes(), random.Random(seed)
-    for _ in range(steps):
+    while True:
         with session.Session(data, threads=drawn.choice([1, 2])) as opened:
             calls: list[Callable] = []
             if opened.manifest.variables:
@@ -232,7 +277,5 @@ def _counted(name: str, sampler: _Sampler) -> Iterator[None]:
 
 if __name__ == "__main__":
     way = {"session": _session, "loop": _loop, "opened": _opened}[sys.argv[2]]
-    counted = int(sys.argv[3])
-    taken = _Sampler(counted)
-    way(sys.argv[1], counted, int(sys.argv[4]), taken)
-    print(json.dumps(dataclasses.asdict(taken.figures)))
+    drawn, *counts = map(int, sys.argv[3:])
+    way(sys.argv[1], drawn, _Sampler(*counts))
