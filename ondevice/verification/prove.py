@@ -285,7 +285,7 @@ def _conditioned(
 def _exercised(
     job: pathlib.Path, chosen: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """(runtime, what went wrong) as each ends: one thread is the most that most use."""
+    """(runtime, what went wrong) as each ends; all run side by side."""
     with concurrent.futures.ThreadPoolExecutor(len(chosen) or 1) as pool:
         module = "ondevice.verification.exercise"
         running = {pool.submit(runners.alone, module, job, r): r for r in chosen}

@@ -42,7 +42,7 @@ GROWTH, SLOWER = 0.02, 0.1
 # Samples of a run; the first tenth of them is the warm-up. As many steps as are between
 # two of them make a turn.
 _SAMPLES, _TURNS = 200, 21
-_OURS = "soak: "
+_OURS = "soak: "  # Begins the lines that a run tells; a command prints others.
 _PER_EPOCH = 59  # A turn of the loop is ten epochs.
 
 
@@ -119,7 +119,7 @@ def measured(model: pathlib.Path, way: str, steps: int, seed: int = 0) -> Figure
       model: Of a tiny detector's trainable file; where sessions are only opened, of an
         inference file, too.
       way: A key of `COUNTS`.
-      steps: To take, at least; the loop ends an epoch.
+      steps: To take before the turns.
       seed: Of what is trained on.
     """
     turn = max(1, steps // _SAMPLES)
