@@ -53,8 +53,8 @@ def write(
       ValueError: If the head has another length.
       OSError: If the file cannot be written; it names `path`.
     """
-    with _staged(path, chunks, head, reserve) as temporary:
-        _take_names({path: temporary})
+    with _staged(path, chunks, head, reserve) as staged:
+        _take_names({path: staged})
 
 
 def write_together(files: Mapping[str | os.PathLike[str], bytes]) -> None:
@@ -108,8 +108,11 @@ def _staged(
     chunks: Iterable[bytes | memoryview],
     head: Callable[[], bytes] | None = None,
     reserve: int = 0,
-) -> Iterator[pathlib.Path]:
-    """A temporary file as `write` has it, flushed; gone unless it takes the name."""
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """A temporary file as `write` has it, flushed, and the one that it is to become.
+
+    In the end it is gone unless it took the name.
+    """
     target = pathlib.Path(os.path.realpath(path))
     held = None
     with _named(path):
@@ -132,7 +135,7 @@ def _staged(
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        yield temporary
+        yield temporary, target
     except BaseException:  # KeyboardInterrupt too must leave nothing behind.
         with contextlib.suppress(OSError):  # The first failure is the one to tell.
             os.unlink(temporary)
@@ -143,15 +146,22 @@ def _staged(
                 os.close(held)
 
 
-def _take_names(staged: Mapping[str | os.PathLike[str], pathlib.Path]) -> None:
-    """Gives temporary files the names that they are for, and flushes those."""
-    targets = {path: pathlib.Path(os.path.realpath(path)) for path in staged}
+def _take_names(
+    staged: Mapping[str | os.PathLike[str], tuple[pathlib.Path, pathlib.Path]],
+) -> None:
+    """Gives temporary files the names that they are for, and flushes those.
+
+    Args:
+      staged: Path, as messages name it -> what `_staged` gave.
+    """
+    parents = {}
     with contextlib.ExitStack() as freed:
-        for path, temporary in staged.items():
-            freed.enter_context(_freed_beside(targets[path]))
+        for path, (temporary, target) in staged.items():
+            freed.enter_context(_freed_beside(target))
             with _named(path):
-                os.replace(temporary, targets[path])
-        for parent, path in {t.parent: path for path, t in targets.items()}.items():
+                os.replace(temporary, target)
+            parents[target.parent] = path
+        for parent, path in parents.items():
             with _named(path):
                 _flush_directory(parent)
 

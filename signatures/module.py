@@ -153,8 +153,9 @@ class Module(tf.Module):
             value = values[name]
             variable.assign(value[None] if role == manifest.STEP else value)
 
-    def _values(self) -> list[tf.Tensor]:
-        return [variable.read_value() for variable in self._weights.values()]
+    def _values(self, names: Sequence[str] = ()) -> list[tf.Tensor]:
+        """Of these weights; none stands for all that train."""
+        return [self._weights[n].read_value() for n in names or self._weights]
 
     def _constants(self) -> dict[str, tf.Tensor]:
         return {name: tf.constant(value) for name, value in self._frozen.items()}

@@ -215,7 +215,7 @@ class Trainable(module.Module):
             losses; the network's if it is not given.
           below: From the inputs to what is not differentiated.
         """
-        values = [self._weights[n].read_value() for n in names or self._weights]
+        values = self._values(names)
 
         def of_batch(losses_of, inputs, targets):
             given = below(inputs), targets
