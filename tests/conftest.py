@@ -40,8 +40,10 @@ def pytest_collection_modifyitems(
     """Measures coverage (--cov) only in tests that run without TensorFlow.
 
     Elsewhere it would trace TensorFlow's own Python, too, which costs too much time.
+    Where it is asked which tests cover what (--cov-context) all are measured.
     """
-    if config.pluginmanager.hasplugin("_cov"):
+    measured = config.pluginmanager.hasplugin("_cov")
+    if measured and not config.getoption("cov_context"):
         for item in items:
             if groups.needs_tensorflow(item.path.relative_to(ROOT).as_posix()):
                 item.add_marker(pytest.mark.no_cover)

@@ -8,9 +8,11 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
+from tests import conftest
 from tests.mutants import explained, groups, mutations
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -132,6 +134,20 @@ class TryingTest(absltest.TestCase):
         changed = "while n > 0: -> while not n > 0:"
         self.assertEqual(found[changed], ["killed", "tests/x_test.py::test_x"])
         self.assertEqual(found["n -= 1 -> pass"][0], "timed out")
+
+
+class MeasuredTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("keras_test.py", None, True), ("keras_test.py", "test", False),
+        ("store_test.py", None, False),
+    )  # fmt: skip
+    def test_tests_with_tensorflow_are_left_out_unless_they_are_learnt(
+        self, name, context, left_out
+    ):
+        config, item = mock.Mock(), mock.Mock(path=ROOT / "tests" / name)
+        config.getoption.side_effect = {"cov_context": context}.get
+        conftest.pytest_collection_modifyitems(config, [item])
+        self.assertEqual(item.add_marker.called, left_out)
 
 
 class CommandTest(absltest.TestCase):
