@@ -201,7 +201,7 @@ def bring_back(
     Args:
       source: The vendor's file that the state dict began as.
       state_dict: The .pth file.
-      output_dir: Where to write.
+      output_dir: Where to write; made where it is not there, before the work.
       classes: Names; none stands for the vendor's one class.
       trainable: As of `ondevice.build`.
       optimizer: Its name.
@@ -218,8 +218,8 @@ def bring_back(
         dict not exactly the network's, or the choice of what trains is none.
       OSError: If a file cannot be read or written.
     """
+    from checkpoints import atomic, tflite_file
     from checkpoints import manifest as manifests
-    from checkpoints import tflite_file
     from ondevice import fresh, vendor
     from ondevice.rebuild import state_dicts, topology, torch_network
     from ondevice.verification import inputs, torch_parity
@@ -253,6 +253,7 @@ def bring_back(
     weights = state_dicts.to_weights(spec.name, recipe.layers, state)
     model = torch_network.build(spec, recipe.layers)
     model.load_state_dict(state)
+    atomic.make_directory(output_dir)
     logging.info("%s is %s: converting.", state_dict, spec.name)
     files = fresh.make(recipe, weights)
     checks = torch_parity.parity(

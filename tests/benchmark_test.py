@@ -217,6 +217,15 @@ class ClassFilesTest(absltest.TestCase):
                 class_files.make(ported, 3, self.directory)
         self.assertEqual(made, [3, 2, 3])
 
+    def test_nothing_is_made_for_a_folder_that_takes_no_files(self):
+        path = self.directory / "file"
+        path.touch()
+        made = mock.Mock()
+        with mock.patch.object(class_files.fresh, "make", made):
+            with self.assertRaises(OSError):
+                class_files.make(tiny_detector.ported(), 3, path)
+        made.assert_not_called()
+
     def test_digest_changes_with_the_code(self):
         for folder in ("signatures/gradients", "ondevice/rebuild", "checkpoints"):
             (self.directory / folder).mkdir(parents=True)

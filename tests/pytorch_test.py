@@ -145,6 +145,15 @@ class TestImport:
                 pytorch.bring_back(*given, ("a", "b", "c"))
         assert not (tmp_path / "out").exists()
 
+    def test_nothing_is_made_for_a_folder_that_takes_no_files(
+        self, source, tuned, tmp_path, monkeypatch
+    ):
+        path = tmp_path / "W.pth"
+        torch.save(tuned.state_dict(), path)
+        monkeypatch.delattr(fresh, "make")
+        with tiny_detector.known(), pytest.raises(OSError):
+            pytorch.bring_back(source, str(path), path, ("a", "b", "c"))
+
     def test_files_that_differ_remove_an_earlier_imports(
         self, source, tuned, imported, tmp_path, monkeypatch
     ):

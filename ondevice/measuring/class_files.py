@@ -135,9 +135,9 @@ def _made(
     note = folder / _MADE_BY
     if note.is_file() and note.read_text() == stamp:
         return folder
+    atomic.make_directory(folder)
     logging.info("Making %s, about a minute.", folder)
     files = convert()
-    folder.mkdir(parents=True, exist_ok=True)
     note.unlink(missing_ok=True)
     for name, data in files.items():
         atomic.write(folder / name, [data])
