@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -46,13 +46,19 @@ class Reference:
           loss: From outputs and targets to the losses, `loss` among them.
           rates: Multiple of the learning rate of each weight where it is not 1.
         """
-        self._weights, self._trained, self._loss = weights, tuple(trained), loss
-        self._rates = [(rates or {}).get(name, 1.0) for name in self._trained]
-        self._models, self._gradients = {}, {}
-        self._optimizers: dict = {}
+        self._trained, self._loss = tuple(trained), loss
+        self._first = {name: weights[name] for name in self._trained}
+        self._rates = {name: (rates or {}).get(name, 1.0) for name in self._trained}
+        self._models: dict[str, keras.Model] = {}
+        self._variables: dict[str, list[keras.Variable]] = {}
+        self._gradients: dict[str, Callable] = {}
         for dtype in ("float32", "float64"):
             with precision(dtype):
                 self._models[dtype] = build()
+            named = stateless.named_variables(self._models[dtype])
+            for name, variable in named.items():
+                variable.assign(weights[name])
+            self._variables[dtype] = [named[name] for name in self._trained]
             self._gradients[dtype] = tf.function(
                 functools.partial(self._differentiate, dtype), autograph=False
             )
@@ -71,8 +77,7 @@ class Reference:
         """
         found = {}
         for dtype in self._models:
-            self._reset(dtype)
-            _, gradients = self._gradients[dtype](*_tensors(batch, dtype))
+            _, gradients = self._gradients[dtype](*self._given(batch, dtype))
             found[dtype] = [g.numpy() for g in gradients]
         return max(
             float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-30))
@@ -95,19 +100,19 @@ class Reference:
         Returns:
           The largest such share, or the smallest where there is none.
         """
-        variables = self._reset("float64")
-        image, targets = _tensors(batch, "float64")
-        loss, gradients = self._gradients["float64"](image, targets)
+        start, image, targets = self._given(batch, "float64")
+        loss, gradients = self._gradients["float64"](start, image, targets)
         squares = max(sum(float(tf.reduce_sum(g * g)) for g in gradients), 1e-60)
-        start = [variable.numpy() for variable in variables]
         for share in sorted(shares, reverse=True):
             asked = share * abs(float(loss))
             measured = 0.0
             for sign in (1.0, -1.0):
-                for variable, value, gradient in zip(variables, start, gradients):
-                    variable.assign(value + sign * asked / 2 / squares * gradient)
-                found = self._loss(self._models["float64"](image), **targets)
-                measured += sign * float(found["loss"])
+                moved = [
+                    value + sign * asked / 2 / squares * gradient
+                    for value, gradient in zip(start, gradients)
+                ]
+                found, _ = self._gradients["float64"](moved, image, targets)
+                measured += sign * float(found)
             if abs(measured - asked) <= within * asked:
                 return share
         return min(shares)
@@ -134,77 +139,48 @@ class Reference:
         Returns:
           The loss before the step, and the state after it, but for the step's number.
         """
-        variables = self._reset(dtype)
-        optimizer = self._optimizer(settings, dtype, variables)
-        slots = _slots(optimizer, settings)
-
-        def set_state() -> None:
-            for name, variable in zip(self._trained, variables):
-                variable.assign(state[name])
-            for slot, values in slots.items():
-                for name, value in zip(self._trained, values, strict=True):
-                    value.assign(state[f"{name}/{slot}"])
-            optimizer.iterations.assign(int(state["step"]))
-
-        set_state()
-        loss, gradients = self._gradients[dtype](*_tensors(batch, dtype))
+        loss, gradients = self._gradients[dtype](*self._given(batch, dtype, state))
         moved = set(only or self._trained)
-        gradients = [
-            gradient if name in moved else tf.zeros_like(gradient)
-            for name, gradient in zip(self._trained, gradients)
-        ]
-        if settings.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
+        named = {n: g for n, g in zip(self._trained, gradients) if n in moved}
+        if norm := settings.clip_norm:
+            clipped, _ = tf.clip_by_global_norm(list(named.values()), norm)
+            named = dict(zip(named, clipped))
         after = {n: np.asarray(v) for n, v in state.items() if n != "step"}
-        # Keras' optimizers have one rate for all: a step of all for each rate, of which
-        # the weights that learn at it are taken.
-        for multiple in sorted(set(self._rates)):
-            set_state()
-            optimizer.learning_rate.assign(rate * multiple)
-            optimizer.apply(gradients, variables)
-            for place, name in enumerate(self._trained):
-                if self._rates[place] == multiple and name in moved:
-                    after[name] = variables[place].numpy().copy()
-                    for slot, values in slots.items():
-                        after[f"{name}/{slot}"] = values[place].numpy().copy()
+        # Keras' optimizers have one rate for all.
+        for multiple in sorted(set(self._rates.values())):
+            group = {n: g for n, g in named.items() if self._rates[n] == multiple}
+            if group:
+                after |= _stepped(state, group, settings, rate * multiple, dtype)
         return float(loss), after
 
     def fresh_state(self, settings: optimizers.Settings) -> dict[str, Any]:
         """The state that a fresh file starts from."""
-        state: dict[str, Any] = {n: np.asarray(self._weights[n]) for n in self._trained}
+        state: dict[str, Any] = {n: np.asarray(w) for n, w in self._first.items()}
         for slot in _SLOTS[settings.name]:
             for name in self._trained:
                 state[f"{name}/{slot}"] = np.zeros_like(state[name])
         return {**state, "step": np.int32(0)}
 
-    def _optimizer(
+    def _given(
         self,
-        settings: optimizers.Settings,
+        batch: Mapping[str, np.ndarray],
         dtype: str,
-        variables: list[keras.Variable],
-    ) -> keras.optimizers.Optimizer:
-        key = (settings, dtype)
-        if key not in self._optimizers:
-            made = keras_optimizer(settings)
-            with precision(dtype):
-                made.build(variables)
-            self._optimizers[key] = made
-        return self._optimizers[key]
+        state: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[list[tf.Tensor], tf.Tensor, dict[str, tf.Tensor]]:
+        """The weights, the first ones for None; the image; and the targets by name."""
+        values = state or self._first
+        tensors = dict(zip(batch, _cast(batch.values(), dtype)))
+        weights = _cast((values[name] for name in self._trained), dtype)
+        return weights, tensors.pop("image"), tensors
 
-    def _reset(self, dtype: str) -> list[keras.Variable]:
-        """Gives every variable its first value; returns those that train."""
-        named = stateless.named_variables(self._models[dtype])
-        for name, variable in named.items():
-            variable.assign(self._weights[name])
-        return [named[name] for name in self._trained]
-
-    def _differentiate(self, dtype, image, targets):
-        model = self._models[dtype]
-        named = stateless.named_variables(model)
-        values = [named[name].value for name in self._trained]
+    def _differentiate(self, dtype, weights, image, targets):
+        variables = self._variables[dtype]
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
+        values = [variable.value for variable in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            loss = self._loss(model(image), **targets)["loss"]
+            loss = self._loss(self._models[dtype](image), **targets)["loss"]
         return loss, tape.gradient(loss, values, unconnected_gradients="zero")
 
     def rate(
@@ -216,13 +192,12 @@ class Reference:
           The rate at which the weight that moves most moves by 1e-3 of its size in the
           first step; exact in float32.
         """
-        self._reset("float32")
-        _, gradients = self._gradients["float32"](*_tensors(batch, "float32"))
+        _, gradients = self._gradients["float32"](*self._given(batch, "float32"))
         if settings.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
         sizes, slopes = [], []
-        for name, gradient, multiple in zip(self._trained, gradients, self._rates):
-            size = float(np.abs(self._weights[name]).max()) / multiple
+        for (name, weight), gradient in zip(self._first.items(), gradients):
+            size = float(np.abs(weight).max()) / self._rates[name]
             if size:  # New class heads start at zero: they have no size to speak of.
                 sizes.append(size)
                 slopes.append(float(np.abs(gradient).max()))
@@ -248,10 +223,8 @@ def precision(dtype: str) -> Iterator[None]:
         keras.config.set_floatx(floatx)
 
 
-def _tensors(batch: Mapping[str, np.ndarray], dtype: str):
-    """The image, and the targets by name."""
-    tensors = {name: tf.constant(value, dtype) for name, value in batch.items()}
-    return tensors.pop("image"), tensors
+def _cast(values: Iterable[np.ndarray], dtype: str) -> list[tf.Tensor]:
+    return [tf.constant(value, dtype) for value in values]
 
 
 def keras_optimizer(settings: optimizers.Settings) -> keras.optimizers.Optimizer:
@@ -269,11 +242,36 @@ def keras_optimizer(settings: optimizers.Settings) -> keras.optimizers.Optimizer
     return keras.optimizers.SGD(momentum=momentum)
 
 
-def _slots(
-    optimizer: keras.optimizers.Optimizer, settings: optimizers.Settings
-) -> dict[str, list[keras.Variable]]:
-    """Our slot's name -> Keras' variables for it, in the order of the weights."""
+def _stepped(
+    state: Mapping[str, np.ndarray],
+    gradients: Mapping[str, tf.Tensor],
+    settings: optimizers.Settings,
+    rate: float,
+    dtype: str,
+) -> dict[str, np.ndarray]:
+    """The weights that have a gradient, and their slots, after a step of Keras'.
+
+    Its optimizers treat each element by itself, so that all weights can be one vector;
+    weight by weight, a step of palm_full takes them a second.
+    """
+
+    def joined(arrays: Iterable[Any]) -> tf.Tensor:
+        return tf.concat([tf.reshape(tf.cast(a, dtype), [-1]) for a in arrays], 0)
+
+    weights = keras.Variable(joined(state[name] for name in gradients), dtype=dtype)
+    optimizer = keras_optimizer(settings)
+    with precision(dtype):
+        optimizer.build([weights])
+    held = {"": weights}
+    for slot, attribute in _SLOTS[settings.name].items():
+        (held[f"/{slot}"],) = getattr(optimizer, attribute)
+        held[f"/{slot}"].assign(joined(state[f"{name}/{slot}"] for name in gradients))
+    optimizer.iterations.assign(int(state["step"]))
+    optimizer.learning_rate.assign(rate)
+    optimizer.apply([joined(gradients.values())], [weights])
+    ends = np.cumsum([np.size(state[name]) for name in gradients])[:-1]
     return {
-        slot: getattr(optimizer, attribute)
-        for slot, attribute in _SLOTS[settings.name].items()
+        f"{name}{suffix}": part.reshape(np.shape(state[name]))
+        for suffix, variable in held.items()
+        for name, part in zip(gradients, np.split(variable.numpy(), ends), strict=True)
     }
