@@ -13,9 +13,11 @@ from unittest import mock
 from PIL import Image
 from absl.testing import absltest, flagsaver, parameterized
 
-from ondevice import benchmark, build, commands
+from ondevice import benchmark, build, commands, fresh
 from ondevice.device import runtimes
-from ondevice.measuring import class_files, classes, contest, sections
+from ondevice.measuring import (
+    bounds, class_files, classes, contest, making, sections,
+)  # fmt: skip
 from tests import conftest, tiny, tiny_builds, tiny_detector
 
 ONE, TWO = "one", "two"
@@ -190,6 +192,31 @@ class ClassesTest(FilesTestCase):
         self.assertAlmostEqual((half == 1).mean(), 0.125, delta=0.05)
         (noise,) = classes.pictures([], 32, (0.0, 1.0))
         self.assertBetween(noise.std(), 0.2, 0.4)
+
+
+class MakingTest(FilesTestCase):
+    def test_a_build_is_held_to_its_bound_and_another_conversion_timed(self):
+        vendor = self.root / "vendor.tflite"
+        vendor.write_bytes(tiny_detector.vendor_file())
+        for bound, holds in ((1e6, True), (1e-6, False)):
+            with (
+                tiny_detector.known(),
+                # What is made counts for the reconversion: files that were made before.
+                mock.patch.object(fresh, "make", return_value=self.made[ONE]) as made,
+                mock.patch.object(bounds, "BUILD", bound),
+            ):
+                found = making.measure(str(vendor), 1, 2, lambda turns, _: turns)
+            self.assertLen(made.mock_calls, 3)  # The first one is not timed.
+            self.assertEqual(
+                [(r["contender"], r["what"], r["rounds"]) for r in found.rows],
+                [
+                    ("build", "read and port", 2), ("build", "convert", 2),
+                    ("build", "total", 2), ("reconvert", "inference.tflite", 2),
+                ],
+            )  # fmt: skip
+            ((name, ratio),) = found.ratios.items()
+            self.assertRegex(name, r"vendor\.tflite, build over")
+            self.assertEqual(ratio["holds"], holds)
 
 
 class ClassFilesTest(absltest.TestCase):
