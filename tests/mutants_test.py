@@ -13,7 +13,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from tests import conftest
-from tests.mutants import explained, groups, mutations
+from tests.mutants import covering, explained, groups, mutations
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -134,6 +134,45 @@ class TryingTest(absltest.TestCase):
         changed = "while n > 0: -> while not n > 0:"
         self.assertEqual(found[changed], ["killed", "tests/x_test.py::test_x"])
         self.assertEqual(found["n -= 1 -> pass"][0], "timed out")
+
+
+class LearningTest(absltest.TestCase):
+    def test_what_a_test_runs_itself_and_in_processes_that_it_starts(self):
+        directory = pathlib.Path(self.create_tempdir().full_path)
+        tree = directory / "tree"
+        for name in ("signatures", "tests"):
+            (tree / name).mkdir(parents=True)
+            (tree / name / "__init__.py").touch()
+        for name in ("checkpoints", "ondevice", "tests/mutants"):
+            (tree / name).symlink_to(ROOT / name)
+        (tree / "signatures" / "x.py").write_text(
+            "def f():\n    return 1\n\ndef g():\n    return 2\n"
+        )
+        (tree / "tests" / "x_test.py").write_text(
+            textwrap.dedent(
+                """
+                import subprocess, sys
+                from signatures import x
+
+                def test_here():
+                    assert x.f() == 1
+
+                def test_there():
+                    code = "from signatures import x; print(x.g())"
+                    command = [sys.executable, "-c", code]
+                    done = subprocess.run(command, capture_output=True, text=True)
+                    assert (done.stdout, done.stderr) == ("2\\n", "")
+
+                def test_broken():
+                    assert x.f() == 2
+                """
+            )
+        )
+        tests = covering.Covering(directory, tree)
+        tests.learn(["tests/x_test.py"])
+        for line, noticed in ((2, "test_here"), (5, "test_there")):
+            found = tests.tests("signatures/x.py", line, seconds=9.0)
+            self.assertEqual(found, [f"tests/x_test.py::{noticed}"])
 
 
 class MeasuredTest(parameterized.TestCase):

@@ -10,6 +10,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from ondevice import commands
 
 # Written by the plugin below, read by `Covering`.
 _DURATIONS = "TESTS_MUTANTS_DURATIONS"
+_OF_PROCESSES = "TESTS_MUTANTS_OF_PROCESSES"
 # It covers nothing, since it parses the modules: decorators, for one.
 _READS = (
     "tests/imports_test.py::DataclassTest::test_what_is_passed_on_cannot_be_changed"
@@ -29,6 +31,14 @@ branch = True
 source = checkpoints,signatures,ondevice
 relative_files = True
 """
+# Processes that a test starts tell of it by the name that pytest gives them, and print
+# nothing else than without it.
+_SETTINGS_OF_PROCESSES = f"""{_SETTINGS}parallel = True
+context = ${{PYTEST_CURRENT_TEST-}}
+disable_warnings = no-data-collected,module-not-imported,module-not-measured
+"""
+# A context is "TEST|PHASE" in pytest's own process, "TEST (PHASE)" in those.
+_PHASE = re.compile(r"\|| \((?:setup|call|teardown)\)$")
 
 
 class Covering:
@@ -104,10 +114,13 @@ class Covering:
     def _run(self, file: str, name: str) -> None:
         settings = self._directory / "coverage.cfg"
         settings.write_text(_SETTINGS)
+        of_processes = self._directory / "processes.cfg"
+        of_processes.write_text(_SETTINGS_OF_PROCESSES)
         environment = {
             **os.environ,
             "COVERAGE_FILE": str(self._directory / f"{name}.coverage"),
             _DURATIONS: str(self._directory / f"{name}.json"),
+            _OF_PROCESSES: str(of_processes),
             # The compiled tests are kept, for every mutant to use.
             "PYTHONDONTWRITEBYTECODE": "",
             "PYTEST_ADDOPTS": "",
@@ -132,10 +145,15 @@ class Covering:
             for path in data.measured_files():
                 lines = self._lines.setdefault(path, collections.defaultdict(set))
                 for line, contexts in data.contexts_by_lineno(path).items():
-                    lines[line] |= {c.partition("|")[0] for c in contexts if c}
+                    lines[line] |= {_PHASE.split(c)[0] for c in contexts if c}
 
 
 # A plugin of pytest, in the process that learns.
+
+
+def pytest_configure() -> None:
+    # Not before: this process is measured by pytest-cov.
+    os.environ["COVERAGE_PROCESS_START"] = os.environ[_OF_PROCESSES]
 
 
 def pytest_runtest_logreport(report) -> None:
