@@ -20,6 +20,12 @@ def pairs(tmp_path, text, classes=("palm",)):
     return annotations.read_pairs(tmp_path, tmp_path, classes)
 
 
+def test_integers_are_numbers_as_far_as_a_float_tells_them_apart():
+    for sign in (1, -1):
+        assert annotations.is_finite(sign * (2**53 - 1))
+        assert not annotations.is_finite(sign * 2**53)
+
+
 class TestPairs:
     def test_by_hand(self, tmp_path):
         (sample,), faults = pairs(tmp_path, json.dumps([HAND]))

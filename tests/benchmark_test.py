@@ -113,6 +113,15 @@ class CommandTest(FilesTestCase):
         self.assertEqual((found, out.getvalue()), (status, ""), err.getvalue())
         self.assertRegex(err.getvalue(), rf"\Aerror: .*{message}.*\n\Z")
 
+    def test_a_section_that_needs_tensorflow_says_so(self):
+        config = sections.BenchmarkConfig(sections=("build",))
+        absent = mock.patch.object(commands.importlib.util, "find_spec")
+        with absent as found, self.assertRaisesRegex(
+            commands.UserError, "--sections=build must have tensorflow"
+        ):
+            found.return_value = None
+            sections.SECTIONS["build"](config)
+
     def test_missed_bounds_fail(self):
         kept, missed = {"median": 1.0, "holds": True}, {"median": 2.0, "holds": False}
         ratios = {"a": kept, "b": {"median": 9.0}}

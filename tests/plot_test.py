@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from unittest import mock
 
@@ -12,7 +13,7 @@ from PIL import Image
 from ondevice.device import plot
 from tests.small_data import epoch_line, step_line
 
-pytest.importorskip("matplotlib")
+figure = pytest.importorskip("matplotlib.figure")
 
 
 class Clock:
@@ -65,6 +66,23 @@ def test_the_first_line_is_drawn_while_training_goes_on(tmp_path):
     settle(each)
     assert path.stat().st_size > 1000
     each.close()
+
+
+def test_no_figure_is_left(tmp_path):
+    def figures() -> int:
+        return sum(isinstance(each, figure.Figure) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # Nobody collects, but the plot itself.
+    before = figures()
+    try:
+        each = plot.Plot(tmp_path / "training.png")
+        each.offer([step_line(1)])
+        settle(each)
+        assert figures() == before
+        each.close()
+    finally:
+        gc.enable()
 
 
 def test_no_step_waits_for_a_drawing(tmp_path, monkeypatch):
