@@ -6,7 +6,9 @@ that do not pass there take no part.
 
 from __future__ import annotations
 
+import ast
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -84,7 +86,10 @@ class Covering:
           Their names: the module's own tests first, then the quick ones.
         """
         lines = self._lines.get(path, {})
-        found = lines.get(line) or set().union(*lines.values())
+        # What a module runs as it is imported any of its tests may notice, not only
+        # the first one that imported it.
+        runs = self._is_in_a_function(path, line) and lines.get(line)
+        found = runs or set().union(*lines.values())
         own = f"tests/{pathlib.PurePath(path).stem}_test.py"
         order = sorted(
             found & self.seconds.keys(),
@@ -97,7 +102,19 @@ class Covering:
             seconds -= self.seconds[test]
             chosen.append(test)
         # What no test runs again may be read by one.
-        return chosen if lines.get(line) else [*chosen, _READS]
+        return chosen if runs else [*chosen, _READS]
+
+    @functools.cache
+    def _bodies(self, path: str) -> list[range]:
+        """The lines of each function's body."""
+        return [
+            range(node.body[0].lineno, node.body[-1].end_lineno + 1)
+            for node in ast.walk(ast.parse((self._tree / path).read_text()))
+            if isinstance(node, ast.FunctionDef)
+        ]
+
+    def _is_in_a_function(self, path: str, line: int) -> bool:
+        return any(line in body for body in self._bodies(path))
 
     def _holds(self, file: str, name: str) -> bool:
         """Whether what was learnt of a test is of what lies in the tree."""
