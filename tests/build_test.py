@@ -44,6 +44,13 @@ def _prove(recipe, only, steps=3, data=None):
         return prove.prove(vendor, recipe, weights, files, [], steps, only)
 
 
+def test_a_proof_without_a_check_is_none():
+    kept = checks.Check("train", "kept", "", 0.0, checks.NONE)
+    missed = checks.Check("train", "missed", "", 1.0, checks.NONE)
+    for lines, holds in (((), False), ((kept,), True), ((kept, missed), False)):
+        assert prove.Proof(lines, {}, {}).holds == holds
+
+
 def _failing(proof):
     return [(c.name, c.runtime) for c in proof.checks if not c.holds]
 

@@ -237,6 +237,13 @@ class RunTest(CommandsTestCase):
         self.assertEqual(done.stdout, "{}\n")
         self.assertIn("noted", done.stderr)
 
+    def test_names_of_classes(self):
+        self.assertEqual(commands.class_names(None), ())
+        self.assertEqual(commands.class_names("b, a"), ("b", "a"))
+        for text, told in (("a,b,a", "where a stands twice"), ("a,,b", "none empty")):
+            with self.assertRaisesRegex(commands.UsageError, told):
+                commands.class_names(text)
+
     def test_outcome_is_frozen(self):
         with self.assertRaises(dataclasses.FrozenInstanceError):
             commands.Outcome({}).holds = False  # type: ignore[misc]

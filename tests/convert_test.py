@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tflite
 from absl.testing import absltest, parameterized
+from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
@@ -141,6 +142,24 @@ class UncollectedTest(absltest.TestCase):
         self.assertGreater(len(collecting), 2)
         self.assertFalse(any(collecting))
         self.assertTrue(gc.isenabled())
+
+
+class NamesTest(absltest.TestCase):
+    def test_a_tensor_that_the_converter_left_out_is_missed(self):
+        infer = manifests.SignatureSpec(
+            "infer", (), (manifests.TensorSpec("y", (1,)),)
+        )
+        definition = schema.SignatureDefT()
+        definition.signatureKey, definition.inputs = b"infer", []
+        model, tensor = schema.ModelT(), schema.TensorMapT()
+        model.signatureDefs, tensor.name = [definition], b"out_0"
+        for outputs in ([], [tensor, tensor]):
+            definition.outputs = outputs
+            with self.assertRaisesRegex(ValueError, f"1 tensors.*: {len(outputs)}"):
+                rewrite.name_signatures(model, [infer])
+        definition.outputs = [tensor]
+        rewrite.name_signatures(model, [infer])
+        self.assertEqual(tensor.name, b"y")
 
 
 class InferenceTest(parameterized.TestCase):

@@ -139,6 +139,27 @@ class ProjectionTest(parameterized.TestCase):
             expected = function(images, given)
             np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
 
+    @parameterized.parameters("CONSTANT", "NEAREST", "REFLECT", "WRAP")
+    def test_a_picture_that_is_not_moved_is_itself(self, mode):
+        images = tf.constant(noise(1, 5, 7, 2).astype(np.float32))
+        identity = tf.constant([[1.0, 0, 0, 0, 1, 0, 0, 0]])
+        got = tf.function(
+            lambda *both: graph.forward(
+                lambda _, images, transforms: tf.raw_ops.ImageProjectiveTransformV3(
+                    images=images,
+                    transforms=transforms,
+                    output_shape=[5, 7],
+                    fill_value=0.25,
+                    interpolation="BILINEAR",
+                    fill_mode=mode,
+                ),
+                [],
+                *both,
+            ),
+            autograph=False,
+        )(images, identity)
+        np.testing.assert_allclose(got, images, rtol=0, atol=1e-6)
+
     def test_a_place_without_an_image(self):
         transforms = tf.constant([[1.0, 0, 0, 0, 1, 0, -1, 0]])
         got = tf.function(

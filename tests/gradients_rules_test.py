@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest, parameterized
 
-from signatures.gradients import graph, rules
+from signatures.gradients import graph, rule, rules
 from tests.gradient_checks import SINGLE, check, noise
 
 
@@ -172,6 +172,19 @@ class ReductionTest(parameterized.TestCase):
             lambda x: function(x, axes, keepdims),
             noise(2, 3, 1, 4),
             differences=axes == (1, 2),
+        )
+
+    @parameterized.parameters((1, (1, 2)), (1, (0, 1, 2)), (3, (1, 2)), (3, (0, 1, 2)))
+    def test_an_image_is_summed_as_it_lies(self, batch, axes):
+        """Merging its axes would copy it."""
+        summed = tf.function(lambda x: rule.sum_over(x, axes), autograph=False)
+        images = tf.constant(noise(batch, 5, 6, 4))
+        made = summed.get_concrete_function(images).graph
+        (image,) = made.inputs
+        readers = {reader.type for reader in image.consumers()}
+        self.assertEqual(readers, {"Sum"})
+        np.testing.assert_allclose(
+            summed(images), np.sum(images, axes), rtol=0, atol=1e-12
         )
 
     @parameterized.product(

@@ -58,6 +58,7 @@ def test_a_step_is_that_of_keras_weight_by_weight(name, only, dtype):
     )
     settings = optimizers.Settings(name, 0.5)
     state = truth.fresh_state(settings)
+    assert state["step"] == 0
     for key, value in state.items():
         if key != "step":
             state[key] = random.random(value.shape).astype(np.float32)
