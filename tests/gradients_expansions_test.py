@@ -22,7 +22,7 @@ class DepthTest(parameterized.TestCase):
     @parameterized.product(
         padding=("SAME", "VALID"),
         stride=((1, 1, 1), (2, 1, 2), (3, 2, 1)),
-        kernel=((2, 3, 2), (1, 1, 1)),
+        kernel=((2, 3, 2), (3, 1, 2), (1, 1, 1)),
     )
     def test_conv3d_transpose(self, padding, stride, kernel):
         sizes = [
