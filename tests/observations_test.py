@@ -29,7 +29,8 @@ CURVES = [
 def test_every_claim_has_its_verdict_and_figures():
     page = observations.as_html(VERDICTS, {"net": []}, {"Seed": 3})
     assert "Files &lt;stay&gt;." in page and "<stay>" not in page
-    assert page.count(">holds<") == 1 and page.count(">does not hold<") == 1
+    assert page.count("<td class=holds>holds<") == 1
+    assert page.count("<td class=fails>does not hold<") == 1
     assert "learning left: times 30 25%" in page
     assert "<th>Seed<td>3" in page
 
