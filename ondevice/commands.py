@@ -378,8 +378,6 @@ def _print(text: str, status: int) -> int:
     try:
         print(text, flush=True)
     except OSError as error:
-        # What is left in the buffer would fail again, with a traceback, at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # Whoever read has left, as `| head`.
             return FAILED
         return _complain([f"{error.strerror}: stdout"], FAILED)

@@ -187,6 +187,15 @@ class HelpTest(CommandsTestCase):
             process.stdout.close()
             self.assertEqual((process.stderr.read(), process.wait()), (b"", 1))
 
+    def test_nobody_reads_from_the_start(self):
+        reads, writes = os.pipe()
+        os.close(reads)
+        source = "from ondevice import commands; commands.run(print, 'word')"
+        command = [sys.executable, "-c", source, "--help"]
+        done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE)
+        os.close(writes)
+        self.assertEqual((done.stderr, done.returncode), (b"", 1))
+
     def test_help_after_two_dashes_is_an_argument(self):
         status, out, _ = self.execute(lambda a: {"a": a}, "--", "--help")
         self.assertEqual((status, out), (0, '{"a": ["--help"]}\n'))
