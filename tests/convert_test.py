@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
+import pathlib
 from unittest import mock
 
 import numpy as np
@@ -16,7 +18,7 @@ from checkpoints import manifest as manifests
 from checkpoints import patch, tflite_file
 from ondevice import convert, converter, fresh, rewrite
 from ondevice import precision as precisions
-from ondevice.device import session
+from ondevice.device import probe, runtimes, session, trial
 from tests import tiny_builds, tiny_detector
 
 BUILDS = (("adam", tiny_builds.heads), ("momentum", tiny_builds.whole))
@@ -142,6 +144,21 @@ class UncollectedTest(absltest.TestCase):
         self.assertGreater(len(collecting), 2)
         self.assertFalse(any(collecting))
         self.assertTrue(gc.isenabled())
+
+
+class WrittenTest(absltest.TestCase):
+    def test_what_is_proven_is_on_record(self):
+        files = tiny_builds.heads()
+        folder = pathlib.Path(self.create_tempdir())
+        cache = {"ONDEVICE_CACHE": str(folder / "cache")}
+        tries = mock.patch.object(probe, "probe")
+        with mock.patch.dict(os.environ, cache), tries as run:
+            for proven in (False, True):
+                files.write(folder, proven)
+                for data in (files.model, files.inference):
+                    run.reset_mock()
+                    trial.require(tflite_file.parse(data), runtimes.installed()[0], "x")
+                    self.assertEqual(run.called, not proven)
 
 
 class NamesTest(absltest.TestCase):

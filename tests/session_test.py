@@ -272,7 +272,8 @@ class RefusalTest(SessionTestCase):
         table["prune"] = manifest.SignatureSpec("prune", (), ())
         described = dataclasses.replace(
             described,
-            signatures=tuple(table.values()),
+            # The unknown one first: those behind it are looked at all the same.
+            signatures=tuple(reversed(table.values())),
             variables=described.variables[1:],
         )
         text = manifest.to_json(described).encode()

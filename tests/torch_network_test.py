@@ -84,6 +84,15 @@ def test_padding_is_tensorflows(size, kernel, stride, expected):
     assert torch_network.same_padding(size, kernel, stride) == expected
 
 
+@pytest.mark.parametrize("channels", [3, 5, 6, 8])
+def test_channels_are_padded_behind(channels):
+    layer = topology.Layer("p", "channel_pad", ("x",), (2, 2, channels), "encoder")
+    x = torch.rand(1, 3, 2, 2)
+    padded = torch_network._computed(layer, [x], (2, 2, 3))
+    assert padded.shape == (1, channels, 2, 2)
+    assert torch.equal(padded[:, :3], x) and not padded[:, 3:].any()
+
+
 def test_a_class_head_that_was_replaced_gives_as_many_logits():
     model = torch_network.build(tiny_detector.SPEC)
     model.classifier_4 = torch.nn.Conv2d(6, 2 * 5, 1)
