@@ -79,6 +79,11 @@ class ChainTest(absltest.TestCase):
         self.assertTrue(result["verified"])
         ran = {check["runtime"] for check in result["checks"]} - {""}
         self.assertEqual(ran, set(runtimes.installed()))
+        # Each of the seven signatures first, each behind each other.
+        orders = [c for c in result["checks"] if "orders of signatures" in c["name"]]
+        self.assertLen(orders, len(ran))
+        for check in orders:
+            self.assertRegex(check["name"], r"\A49 orders")
         out = self.directory / "out"
         self.assertEqual(
             sorted(path.name for path in out.iterdir()),
