@@ -118,6 +118,23 @@ class ExportTestCase(parameterized.TestCase):
         self.assertEqual(sorted(os.listdir(self.directory)), self.before)
 
 
+class ConfigTest(parameterized.TestCase):
+    @parameterized.product(
+        kind=("trainable", "inference"), method=("patch", "reconvert")
+    )
+    def test_a_target_is_another_conversion_of_what_trains(self, kind, method):
+        def made():
+            return exporting.ExportConfig(
+                __file__, "o", kind=kind, method=method, target="tflite_runtime"
+            )
+
+        if (kind, method) == ("trainable", "reconvert"):
+            self.assertEqual(made().target, "tflite_runtime")
+        else:
+            with self.assertRaisesRegex(commands.UsageError, "--target.*must go with"):
+                made()
+
+
 class TrainableTest(ExportTestCase):
     def assert_state(self, opened):
         found = opened.state()

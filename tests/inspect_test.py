@@ -42,6 +42,7 @@ class InspectTest(parameterized.TestCase):
             {"image": {"dtype": "float32", "shape": [1, 4, 4, 3]}},
         )
         self.assertEqual(found["operators"]["CALL_ONCE"], 7)
+        self.assertRegex(done.stderr, r"\noperators  .*CALL_ONCE 7")
         self.assertEqual((found["custom"], found["flex"]), ([], []))
         self.assertEqual(
             [v["name"] for v in found["variables"]], [v.name for v in tiny.VARIABLES]
