@@ -122,6 +122,13 @@ class CommandTest(FilesTestCase):
             found.return_value = None
             sections.SECTIONS["build"](config)
 
+    @parameterized.parameters((1, 1), (29, 1), (60, 2))
+    def test_what_is_slow_takes_fewer_rounds(self, rounds, fewer):
+        config = sections.BenchmarkConfig(sections=("build",), rounds=rounds)
+        with mock.patch.object(making, "measure") as measure:
+            sections.SECTIONS["build"](config)
+        self.assertEqual(measure.call_args.args[:3], ("palm_full", 1, fewer))
+
     def test_missed_bounds_fail(self):
         kept, missed = {"median": 1.0, "holds": True}, {"median": 2.0, "holds": False}
         ratios = {"a": kept, "b": {"median": 9.0}}

@@ -40,3 +40,10 @@ def test_values(images, expected, capsys):
     pytest.importorskip("pycocotools")
     assert coco.average_precision(images, ["a", "b"]) == pytest.approx(expected)
     assert capsys.readouterr().out == ""
+
+
+def test_a_box_in_pixels_and_its_area():
+    made = coco._box((0.25, 0.5, 0.75, 0.625))
+    side = coco._PIXELS
+    assert made["bbox"] == [side / 4, side / 2, side / 2, side / 8]
+    assert made["area"] == side * side / 16

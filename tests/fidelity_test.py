@@ -94,3 +94,15 @@ def test_lost_and_described():
     assert found.lost(0.01) == {"recall": 0.02}
     assert found.lost(0.02) == {}
     assert found.described() == "images: 2; float32: recall 1.0000"
+
+
+@pytest.mark.parametrize("shape, expected", [((2,), 0.5), ((1, 2), np.nan)])
+def test_what_has_another_shape_is_not_near(shape, expected):
+    def first(array):
+        return array
+
+    def second(array):
+        return np.reshape(array, shape) / 2, np.zeros(9)
+
+    found = fidelity._difference(first, second, [np.array([1.0, -4.0])])
+    assert found == pytest.approx(expected, nan_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import math
 import subprocess
 import sys
@@ -135,6 +136,16 @@ class ProbeTest(parameterized.TestCase):
         verdict = probe.probe(path, name, 60.0)
         self.assertFalse(verdict.runs)
         self.assertTrue(verdict.error)
+
+    def test_from_any_folder(self):
+        path = self.create_tempfile("x.tflite", tiny.trainable(), mode="wb").full_path
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.create_tempdir().full_path)
+        without = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
+        with mock.patch.dict(os.environ, without, clear=True):
+            verdict = probe.probe(path, runtimes.installed()[0], 60.0)
+        self.assertEqual(verdict, probe.Verdict(True))
 
     def test_a_huge_request_for_memory_is_an_answer(self):
         # ABS of 2**31 float32: 8 GB in and 8 GB out.
