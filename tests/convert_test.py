@@ -146,19 +146,19 @@ class UncollectedTest(absltest.TestCase):
         self.assertTrue(gc.isenabled())
 
 
-class WrittenTest(absltest.TestCase):
-    def test_what_is_proven_is_on_record(self):
+class WrittenTest(parameterized.TestCase):
+    @parameterized.parameters(True, False)
+    def test_what_is_proven_is_on_record(self, proven):
         files = tiny_builds.heads()
         folder = pathlib.Path(self.create_tempdir())
         cache = {"ONDEVICE_CACHE": str(folder / "cache")}
         tries = mock.patch.object(probe, "probe")
         with mock.patch.dict(os.environ, cache), tries as run:
-            for proven in (False, True):
-                files.write(folder, proven)
-                for data in (files.model, files.inference):
-                    run.reset_mock()
-                    trial.require(tflite_file.parse(data), runtimes.installed()[0], "x")
-                    self.assertEqual(run.called, not proven)
+            files.write(folder, proven)
+            for data in (files.model, files.inference):
+                run.reset_mock()
+                trial.require(tflite_file.parse(data), runtimes.installed()[0], "x")
+                self.assertEqual(run.called, not proven)
 
 
 class NamesTest(absltest.TestCase):
