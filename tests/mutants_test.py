@@ -147,11 +147,12 @@ class LearningTest(absltest.TestCase):
             (tree / name).symlink_to(ROOT / name)
         (tree / "signatures" / "x.py").write_text(
             "def f():\n    return 1\n\ndef g():\n    return 2\n\nh = 3\n"
+            "\ndef k():\n    return 4\n"
         )
         (tree / "tests" / "x_test.py").write_text(
             textwrap.dedent(
                 """
-                import subprocess, sys
+                import pytest, subprocess, sys
                 from signatures import x
 
                 def test_here():
@@ -165,13 +166,28 @@ class LearningTest(absltest.TestCase):
 
                 def test_broken():
                     assert x.f() == 2
+
+                class TestSetUp:
+                    @pytest.fixture(autouse=True, scope="class")
+                    def made(self):
+                        return x.k()
+
+                    def test_one(self, made):
+                        assert made == 4
+
+                    def test_other(self, made):
+                        assert made
                 """
             )
         )
         tests = covering.Covering(directory, tree)
         tests.learn(["tests/x_test.py"])
         here, there = "tests/x_test.py::test_here", "tests/x_test.py::test_there"
-        for line, noticed in ((2, {here}), (5, {there}), (7, {here, there})):
+        one, other = (f"tests/x_test.py::TestSetUp::test_{n}" for n in ("one", "other"))
+        every = {here, there, one, other}
+        for line, noticed in (
+            (2, {here}), (5, {there}), (7, every), (10, {one, other}),
+        ):  # fmt: skip
             found = tests.tests("signatures/x.py", line, seconds=9.0)
             self.assertEqual(set(found) - {covering._READS}, noticed)
             self.assertEqual(covering._READS in found, line == 7)

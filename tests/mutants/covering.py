@@ -40,7 +40,7 @@ context = ${{PYTEST_CURRENT_TEST-}}
 disable_warnings = no-data-collected,module-not-imported,module-not-measured
 """
 # A context is "TEST|PHASE" in pytest's own process, "TEST (PHASE)" in those.
-_PHASE = re.compile(r"\|| \((?:setup|call|teardown)\)$")
+_CONTEXT = re.compile(r"(.*)(?:\|| \()(setup|run|call|teardown)\)?")
 
 
 class Covering:
@@ -162,7 +162,19 @@ class Covering:
             for path in data.measured_files():
                 lines = self._lines.setdefault(path, collections.defaultdict(set))
                 for line, contexts in data.contexts_by_lineno(path).items():
-                    lines[line] |= {_PHASE.split(c)[0] for c in contexts if c}
+                    for context in filter(None, contexts):
+                        lines[line] |= self._tests_of(context)
+
+    @functools.cache
+    def _tests_of(self, context: str) -> set[str]:
+        """The tests that a context stands for: what sets one up may set up others."""
+        found = _CONTEXT.fullmatch(context)
+        assert found is not None, context
+        test, phase = found.groups()
+        if phase != "setup":
+            return {test}
+        place = test.rpartition("::")[0]
+        return {each for each in self.seconds if each.rpartition("::")[0] == place}
 
 
 # A plugin of pytest, in the process that learns.
