@@ -19,6 +19,7 @@ from ondevice.observing import (
     subject,
     workflows,
 )
+from signatures import trainable
 from tests import tiny_detector
 
 RUNTIME = "ai_edge_litert"
@@ -44,6 +45,21 @@ def _study(observed, tmp_path_factory):
 def verdict(study, experiment):
     getattr(study, experiment)()
     return study.verdicts[-1]
+
+
+@pytest.mark.parametrize(
+    "fault, expected",
+    [
+        (subject.RIGHT, trainable.Trainable),
+        (subject.TWICE, trainable.Trainable),
+        (subject.REVERSED, palm._Reversed),
+        (subject.COLLIDING, palm._Colliding),
+    ],
+)
+def test_the_module_of_a_fault(fault, expected):
+    recipe = tiny_detector.recipe()
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    assert palm._Recipe(**fields, fault=fault).module_type is expected
 
 
 class TestFiles:
