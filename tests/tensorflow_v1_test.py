@@ -191,6 +191,15 @@ class TensorflowTest(parameterized.TestCase):
         ):
             tensorflow_v1.load_file(self.path)
 
+    def test_dtypes_have_its_numbers(self):
+        import tensorflow as tf
+
+        named = {**tensorflow_v1._DTYPES, **tensorflow_v1._OTHERS}
+        # All that it had before resources, but bfloat16, which Save refuses.
+        self.assertEqual(named.keys(), {*range(1, 20)} - {14})
+        for number, name in named.items():
+            self.assertEqual(tf.as_dtype(number).name, name)
+
     def test_its_second_format_is_named(self):
         import tensorflow as tf
 
