@@ -105,6 +105,10 @@ class DamageTest(parameterized.TestCase):
         with self.assertRaisesRegex(store.CheckpointError, message):
             read(data)
 
+    def test_what_is_no_table(self):
+        self.refuses(b"", "0 bytes that end with nothing")
+        self.refuses(b"GIF89a" * 9, "54 bytes that end with 3961474946383961")
+
     def test_a_flipped_bit_in_any_byte_is_found(self):
         data = written()
         for place in range(len(data)):

@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import pytest
+import tflite
 
 from checkpoints import soundness, tflite_file
 from tests import shared_data, tflite_file_test
@@ -77,6 +78,23 @@ def test_sound(changes):
 def test_unsound(changes, message):
     (found,) = faults(**changes)
     assert re.search(message, found), found
+
+
+@pytest.mark.parametrize(
+    "name, needed",
+    [
+        ("CONV_2D", 2), ("CONV_3D", 2), ("DEPTHWISE_CONV_2D", 2),
+        ("FULLY_CONNECTED", 2), ("CONV_3D_TRANSPOSE", 3), ("TRANSPOSE_CONV", 3),
+        ("SVDF", 1), ("LSTM", 1), ("ADD", 9),
+    ],
+)  # fmt: skip
+def test_what_an_operator_may_do_without(name, needed):
+    """Its bias, and what lies behind it; without weights it reads a null pointer."""
+    kind = code(getattr(tflite.BuiltinOperator, name))
+    for place in range(5):
+        inputs = tuple(-1 if each == place else 2 for each in range(5))
+        found = faults(operators=((0, inputs, (1,)),), **kind)
+        assert any("lacks an input" in fault for fault in found) == (place < needed)
 
 
 def test_outputs_and_signatures_must_be_the_subgraphs_own():
