@@ -29,6 +29,14 @@ def mutants(source: str, seed: int = 0) -> list[mutations.Mutant]:
     return [mutant for mutant in chosen if mutant is not None]
 
 
+def packages(tree: pathlib.Path, *names: str) -> pathlib.Path:
+    """Makes empty packages in a tree; returns it."""
+    for name in names:
+        (tree / name).mkdir(parents=True)
+        (tree / name / "__init__.py").touch()
+    return tree
+
+
 class MutationsTest(parameterized.TestCase):
     @parameterized.parameters(
         ("if a:\n    b()\n", ("if a:", "if not a:")),
@@ -93,10 +101,7 @@ class TryingTest(absltest.TestCase):
 
     def test_killed_survived_and_timed_out(self):
         directory = pathlib.Path(self.create_tempdir().full_path)
-        tree = directory / "tree"
-        for name in ("checkpoints", "tests"):
-            (tree / name).mkdir(parents=True)
-            (tree / name / "__init__.py").touch()
+        tree = packages(directory / "tree", "checkpoints", "tests")
         (tree / "checkpoints" / "x.py").write_text(
             "def f(n):\n    while n > 0:\n        n -= 1\n    return n, 5\n"
         )
@@ -139,10 +144,7 @@ class TryingTest(absltest.TestCase):
 class LearningTest(absltest.TestCase):
     def test_what_a_test_runs_itself_and_in_processes_that_it_starts(self):
         directory = pathlib.Path(self.create_tempdir().full_path)
-        tree = directory / "tree"
-        for name in ("signatures", "tests"):
-            (tree / name).mkdir(parents=True)
-            (tree / name / "__init__.py").touch()
+        tree = packages(directory / "tree", "signatures", "tests")
         for name in ("checkpoints", "ondevice", "tests/mutants"):
             (tree / name).symlink_to(ROOT / name)
         (tree / "signatures" / "x.py").write_text(
