@@ -3,9 +3,10 @@
 The generated accessors of the `tflite` package trust the file: a flipped byte makes
 them raise whatever `struct` or numpy raise, or read elsewhere. Here every table,
 vtable, vector and string is proven to lie inside the file before it is read, and what a
-file may make us hold is limited: the lengths of what was read may not add up to more
-than twice the file (a thousand references to one vector would), nor to more than
-`MAX_TABLES` and `MAX_NUMBERS`.
+file may make us hold is limited: what is made of all that was read (a thousand
+references to one vector are read a thousand times) may not take more memory than
+`allowance.of` the file, nor be more than `MAX_TABLES` and `MAX_NUMBERS`, which bound
+the time.
 
 Source: https://flatbuffers.dev/internals (a table begins with the signed distance back
 to its vtable; a vtable is [own size, table size, offset of field 0, ...] in uint16; a
@@ -16,7 +17,10 @@ forward).
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
+
+from checkpoints import allowance
 
 # Tables that one file may hold. Training graphs of whole language models stay below.
 MAX_TABLES = 200_000
@@ -26,7 +30,11 @@ MAX_NUMBERS = 4_000_000
 # Fields of a table that may be asked for; an Operator has 14.
 MAX_SLOTS = 20
 
-_TABLE = 8  # Bytes that a table takes at least, with the reference to it.
+# Bytes of memory, at most, of a place in a tuple and of the number there, which is the
+# interpreter's own where it is small; of a tuple, a string, and what is kept of a
+# vtable, beside what they hold. tests/tflite_memory_test.py measures them.
+_PLACE, _NUMBER, _TUPLE, _STRING, _VTABLE = 8, 32, 40, 64, 200
+_SMALL = range(-5, 257)
 _WIDTHS = {code: struct.calcsize(f"<{code}") for code in "ifq"}
 _UINT16 = struct.Struct("<H")
 _INT32 = struct.Struct("<i")
@@ -46,14 +54,14 @@ class Reader:
       same: What tables were decoded to, by their content.
     """
 
-    __slots__ = ("data", "size", "same", "_vtables", "_bytes", "_tables", "_numbers")
+    __slots__ = ("data", "size", "same", "_vtables", "_memory", "_tables", "_numbers")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.size = len(data)
         self.same: dict[Any, Any] = {}
         self._vtables: dict[int, tuple[int, ...]] = {}
-        self._bytes = 2 * self.size + 1024
+        self._memory = allowance.of(self.size) - self.size  # The file is there, too.
         self._tables = MAX_TABLES
         self._numbers = MAX_NUMBERS
 
@@ -95,16 +103,25 @@ class Reader:
                 f"Received: {length} bytes at {position}; in {where}."
             )
 
-    def spend(self, length: int, tables: int, numbers: int, where: object) -> None:
-        """Takes from the allowance that keeps time and memory in proportion."""
-        self._bytes -= length
+    def spend(
+        self, where: object, memory: int, tables: int = 0, numbers: int = 0
+    ) -> None:
+        """Takes from the allowance that keeps time and memory in proportion.
+
+        Args:
+          where: As text it says what is read, for the error alone.
+          memory: Bytes, at most, of what is made of it.
+          tables: That are read.
+          numbers: That are read.
+        """
+        self._memory -= memory
         self._tables -= tables
         self._numbers -= numbers
-        if self._bytes < 0 or self._tables < 0 or self._numbers < 0:
+        if self._memory < 0 or self._tables < 0 or self._numbers < 0:
             raise FlatbufferError(
-                f"The parts of a file must not add up to more than twice its "
-                f"{self.size} bytes, {MAX_TABLES} tables and {MAX_NUMBERS} numbers. "
-                f"Received: more, reached in {where}."
+                f"What a file of {self.size} bytes holds must not take more than "
+                f"{allowance.of(self.size)} bytes of memory, {MAX_TABLES} tables and "
+                f"{MAX_NUMBERS} numbers. Received: more, reached in {where}."
             )
 
     def _fields(self, vtable: int, table: Table) -> tuple[int, ...]:
@@ -118,6 +135,7 @@ class Reader:
                 f"in {where}."
             )
         self.check(vtable, length, where)
+        self.spend(where, _VTABLE + (_PLACE + _NUMBER) * length // 2)
         fields = struct.unpack_from(f"<{length // 2 - 1}H", self.data, vtable + 2)
         if fields[0] < 4 or any(offset >= fields[0] for offset in fields[1:]):
             raise FlatbufferError(
@@ -179,8 +197,11 @@ class Table:
     def text(self, slot: int) -> str:
         """Returns the string in `slot`, '' where absent; bad UTF-8 is replaced."""
         start, length = self.span(slot, 1)
-        self.reader.spend(length, 0, 0, self)
-        return self.reader.data[start : start + length].decode(errors="replace")
+        self.reader.spend(self, _STRING + length)
+        text = self.reader.data[start : start + length]
+        if not text.isascii():
+            self.reader.spend(self, 3 * length)
+        return text.decode(errors="replace")
 
     def numbers(self, slot: int, code: str) -> tuple:
         """Returns the vector in `slot`; `code` is the element's letter in `struct`."""
@@ -188,32 +209,37 @@ class Table:
         start, count = self.span(slot, width)
         if not count:
             return ()
-        self.reader.spend(count * width, 0, count, self)
-        return struct.unpack_from(f"<{count}{code}", self.reader.data, start)
+        self.reader.spend(
+            self, _TUPLE + (_PLACE + _NUMBER) * count, numbers=count
+        )
+        found = struct.unpack_from(f"<{count}{code}", self.reader.data, start)
+        if code != "f" and min(found) in _SMALL and max(found) in _SMALL:
+            self.reader.spend(self, -_NUMBER * count)
+        return found
 
-    def table(self, slot: int, name: str) -> Table | None:
-        """Returns the table in `slot`, None where absent."""
+    def table(self, slot: int, name: str, cost: int = 0) -> Table | None:
+        """Returns the table in `slot`, None where absent; `cost` as of `tables`."""
         position = self._reference(slot)
         if not position:
             return None
-        self.reader.spend(_TABLE, 1, 0, self)
+        self.reader.spend(self, cost, tables=1)
         return self.reader.table(position, name, parent=self)
 
-    def tables(self, slot: int, name: str, least: int = 4) -> list[Table]:
-        """Returns the vector of tables in `slot`, [] where absent.
+    def tables(self, slot: int, name: str, cost: int) -> Iterator[Table]:
+        """Yields the vector of tables in `slot`, none where absent.
 
         Args:
           slot: Of the vector.
           name: What each is, for errors.
-          least: Bytes that each spends at least, beside those of any table.
+          cost: Bytes of memory, at most, of what is made of each, beside the tables,
+            numbers and strings in it.
         """
         start, count = self.span(slot, 4)
-        self.reader.spend((_TABLE + least) * count, count, count, self)
-        offsets = struct.unpack_from(f"<{count}I", self.reader.data, start)
-        return [
-            self.reader.table(start + 4 * i + offset, name, i, self)
-            for i, offset in enumerate(offsets)
-        ]
+        self.reader.spend(self, cost * count, tables=count)
+        for index in range(count):
+            place = start + 4 * index
+            (offset,) = _UINT32.unpack_from(self.reader.data, place)
+            yield self.reader.table(place + offset, name, index, self)
 
     def span(self, slot: int, width: int) -> tuple[int, int]:
         """Returns (start, count) of the vector in `slot`; (0, 0) where absent."""

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints import shapes
+
 WEIGHT, CONSTANT, RESHAPE, TRANSPOSE = "weight", "constant", "Reshape", "Transpose"
 _SETTINGS = (RESHAPE, TRANSPOSE)  # of one expression, and integers
 OPERATORS: dict[str, Callable[..., np.ndarray]] = {
@@ -43,7 +45,6 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
 METADATA_PREFIX = "ondevice.weight/"
 # Of an expression: a folded BatchNorm takes 8, a hostile file must not take the stack.
 MAX_DEPTH = 64
-MAX_ELEMENTS = 2**31
 
 
 def _summed(kernel: np.ndarray) -> np.ndarray:
@@ -150,7 +151,7 @@ def _opened(expression: Any, depth: int) -> tuple[str, list[Any]]:
 def _shape(value: Any, expression: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(v) is int for v in value):
         raise _malformed(reprlib.repr(expression))
-    if min(value, default=0) < 0 or math.prod(value) > MAX_ELEMENTS:
+    if not shapes.is_possible(value):
         raise _malformed(reprlib.repr(expression))
     return tuple(value)
 

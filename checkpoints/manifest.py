@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import strict_json
+from checkpoints import shapes, strict_json
 
 if TYPE_CHECKING:  # Reading a manifest needs neither numpy nor the schema.
     from checkpoints import tflite_types
@@ -38,7 +37,6 @@ ANY, TFLITE_RUNTIME = TARGETS = ("any", "tflite_runtime")
 # network has that was fine-tuned elsewhere. With one class both are the vendor's.
 SCORE_AND_CLASSES, PLAIN = HEADS = ("score_and_classes", "plain")
 DTYPES = ("float32", "float16", "float64", "int8", "int32", "int64", "uint8", "bool")
-MAX_ELEMENTS = 2**31  # Of one tensor; a .tflite holds no more bytes than that.
 
 
 class ManifestError(ValueError):
@@ -209,16 +207,21 @@ def to_json(manifest: Manifest) -> str:
     return strict_json.dump(manifest)
 
 
-def from_json(text: str | bytes) -> Manifest:
+def from_json(text: str | bytes | memoryview, size: int | None = None) -> Manifest:
     """Reads what `to_json` wrote.
+
+    Args:
+      text: The manifest.
+      size: Bytes of the file that holds it, which bound the memory that it may take,
+        see `strict_json.load`; None where it is the whole file.
 
     Raises:
       ManifestError: Naming every fault: unknown or missing keys, wrong types, another
-        version, contradictions.
+        version, contradictions; or that it takes too much memory.
     """
-    if isinstance(text, bytes):
-        text = text.decode(errors="replace")
-    value, faults = strict_json.load(text)
+    if not isinstance(text, str):
+        text = str(text, errors="replace")
+    value, faults = strict_json.load(text, size)
     if isinstance(value, dict) and value.get("version") != FORMAT_VERSION:
         # Of another version nothing else can be told.
         faults.append(f"version {str(value.get('version'))[:80]}")
@@ -244,7 +247,7 @@ def of_file(file: tflite_types.TfliteFile) -> Manifest | None:
     buffer = file.metadata.get(METADATA_NAME)
     if buffer is None:
         return None
-    manifest = from_json(bytes(file.buffer_bytes(buffer)))
+    manifest = from_json(file.buffer_bytes(buffer), len(file.data))
     holders = [v.buffer for v in manifest.variables]
     holders += [c.buffer for c in manifest.constants]
     wrong = [index for index in holders if index >= len(file.buffers)]
@@ -277,25 +280,25 @@ def _contradictions(manifest: Manifest) -> list[str]:
     ):
         if len(set(names)) != len(names):
             faults.append(f"{what} with one name twice")
-    shapes: list[tuple[str, tuple[int, ...]]] = []
+    shaped: list[tuple[str, tuple[int, ...]]] = []
     for variable in manifest.variables:
-        shapes.append((variable.name, variable.shape))
+        shaped.append((variable.name, variable.shape))
         if variable.role not in ROLES:
             faults.append(f"role {variable.role!r} of {variable.name!r}")
         if variable.dtype not in DTYPES:
             faults.append(f"dtype {variable.dtype!r} of {variable.name!r}")
     for constant in manifest.constants:
-        shapes.append((constant.variable, constant.shape))
+        shaped.append((constant.variable, constant.shape))
         if sorted(constant.permutation) != list(range(len(constant.permutation))):
             faults.append(
                 f"permutation {constant.permutation[:8]} of {constant.variable!r}"
             )
     for signature in manifest.signatures:
         for spec in (*signature.inputs, *signature.outputs):
-            shapes.append((f"{signature.key}.{spec.name}", spec.shape))
+            shaped.append((f"{signature.key}.{spec.name}", spec.shape))
             if spec.dtype not in (*DTYPES, "string"):
                 faults.append(f"dtype {spec.dtype!r} of {signature.key}.{spec.name}")
-    for name, shape in shapes:
-        if min(shape, default=0) < 0 or math.prod(shape) > MAX_ELEMENTS:
+    for name, shape in shaped:
+        if not shapes.is_possible(shape):
             faults.append(f"shape {shape[:8]} of {name!r}")
     return faults

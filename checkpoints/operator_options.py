@@ -32,7 +32,10 @@ _ENUMERATIONS = {
     "idx_out_type": tflite.TensorType,
     "quantized_bias_type": tflite.TensorType,
 }
-_NONE: Mapping[str, Any] = types.MappingProxyType({})
+NONE: Mapping[str, Any] = types.MappingProxyType({})
+# Bytes of memory, at most, of a mapping of two texts, of another beside its fields, and
+# of one value in a vector.
+_TEXTS, _OPTIONS, _ITEM = 300, 700, 100
 _HELPERS = ("Length", "AsNumpy", "IsNone")
 
 
@@ -64,15 +67,17 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
       FlatbufferError: If a field points outside the file.
     """
     if name == "VarHandleOptions":  # Thousands in a training file.
+        table.reader.spend(table, _TEXTS)
         texts = {"container": table.text(0), "shared_name": table.text(1)}
         return types.MappingProxyType(texts)
     fields = _fields(name)
     if not fields:
-        return _NONE
+        return NONE
     content = (name, table.content())
     known = table.reader.same.get(content)
     if known is not None:
         return known
+    table.reader.spend(table, _OPTIONS + 64 * len(fields) + table.fields[0])
     accessor = getattr(tflite, name)()
     accessor.Init(table.reader.data, table.position)
     options = {}
@@ -80,7 +85,7 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
         try:
             if vector:
                 length = getattr(accessor, f"{field}Length")()
-                table.reader.spend(4 * length, 0, length, table)
+                table.reader.spend(table, _ITEM * length, numbers=length)
             value = _vector(accessor, field) if vector else getattr(accessor, field)()
         except flatbuffer.FlatbufferError:
             raise
@@ -89,6 +94,8 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
                 f"Options must lie inside the file. Received: {error} for {key!r}; in "
                 f"{table}."
             ) from error
+        if isinstance(value, bytes):
+            table.reader.spend(table, _ITEM + 5 * len(value))
         if not hasattr(value, "_tab"):
             options[key] = _plain(value, key)
     found = types.MappingProxyType(options)

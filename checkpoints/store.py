@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints import atomic, manifest, scans, strict_json
+from checkpoints import atomic, manifest, scans, shapes, strict_json
 
 FORMAT = "ondevice.checkpoint"
 FORMAT_VERSION = 1
 # Bytes of the table; one of 4,000 tensors takes 0.6 MB.
 MAX_TABLE = 16 * 2**20
-MAX_RANK = 16
 
 DTYPES = {
     "F16": "<f2",
@@ -101,7 +100,8 @@ def save_file(
       header: What the file says of itself.
 
     Raises:
-      CheckpointError: If a name, a dtype or a value cannot be stored; names each.
+      CheckpointError: If a name, a dtype or a value cannot be stored, naming each; or
+        if there are so many small tensors that `load_file` would refuse their table.
       OSError: If the file cannot be written; the old one is as it was.
     """
     arrays = {name: np.asarray(tensors[name]) for name in tensors}
@@ -130,8 +130,16 @@ def save_file(
         _storable(scans.not_finite(arrays), path)
         return _head(described, scans.crcs(chunks), texts)
 
-    reserve = len(_head(described, dict.fromkeys(chunks, "0" * 8), texts))
-    atomic.write(path, chunks.values(), head, reserve)
+    reserved = _head(described, dict.fromkeys(chunks, "0" * 8), texts)
+    # What a reader would refuse must not take an older file's place.
+    text = reserved[_LENGTH.size :].decode()
+    fault = strict_json.excess(text, len(reserved) + position)
+    if fault:
+        raise CheckpointError(
+            f"Tensors must not be many and tiny. Received: {len(arrays)}, whose table "
+            f"is {fault}; nothing was written to {os.fspath(path)}."
+        )
+    atomic.write(path, chunks.values(), head, len(reserved))
 
 
 def load_file(
@@ -257,7 +265,7 @@ def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
         text = stream.read(length)
         data = np.empty(size - _LENGTH.size - length, np.uint8)
         (table, header, sums), taken = scans.beside(
-            lambda: _table(text), lambda: stream.readinto(data.data), data.nbytes
+            lambda: _table(text, size), lambda: stream.readinto(data.data), data.nbytes
         )
     end = max((e.data_offsets[1] for e in table.values()), default=0)
     if end != data.size:
@@ -282,13 +290,17 @@ def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
     return tensors, header
 
 
-def _table(text: bytes) -> tuple[dict[str, _Entry], Header, dict[str, str]]:
-    """Reads the table; every check that needs no tensor is made here.
+def _table(
+    text: bytes, size: int
+) -> tuple[dict[str, _Entry], Header, dict[str, str]]:
+    """Reads the table of a file of so many bytes.
+
+    Every check that needs no tensor is made here.
 
     Returns:
       Name -> entry, the header, and name -> checksum.
     """
-    value = _object(text.decode(errors="replace"), "the table")
+    value = _object(text.decode(errors="replace"), "the table", size)
     texts = value.pop("__metadata__", None)
     if (
         not isinstance(texts, dict)
@@ -298,17 +310,14 @@ def _table(text: bytes) -> tuple[dict[str, _Entry], Header, dict[str, str]]:
     ):
         raise _malformed([f"__metadata__ {str(texts)[:200]}"])
     faults: list[str] = []
-    table = {
-        name: strict_json.decode(_Entry, entry, f"tensor {name[:80]!r}", faults)
-        for name, entry in value.items()
-    }
+    table = strict_json.decode(Mapping[str, _Entry], value, "tensor", faults)
     faults = faults or _layout(table)
     if not faults and _checksum(texts, _described(table)) != texts["checksum"]:
         faults.append("a header that does not match its checksum")
     if faults:
         raise _malformed(faults)
-    sums = _object(texts["crc32"], "crc32")
-    found = _object(texts["header"], "the header")
+    sums = _object(texts["crc32"], "crc32", size)
+    found = _object(texts["header"], "the header", size)
     if found.get("format_version") != FORMAT_VERSION:
         raise _malformed([f"format version {str(found.get('format_version'))[:80]}"])
     header = strict_json.decode(Header, found, "header", faults)
@@ -319,8 +328,8 @@ def _table(text: bytes) -> tuple[dict[str, _Entry], Header, dict[str, str]]:
     return table, header, sums
 
 
-def _object(text: str, where: str) -> dict[str, Any]:
-    value, faults = strict_json.load(text)
+def _object(text: str, where: str, size: int) -> dict[str, Any]:
+    value, faults = strict_json.load(text, size)
     if faults or not isinstance(value, dict):
         raise _malformed([f"{where}: {'; '.join(faults) or 'no object'}"])
     return value
@@ -332,7 +341,7 @@ def _layout(table: dict[str, _Entry]) -> list[str]:
     for name in sorted(table, key=lambda name: table[name].data_offsets):
         kind, shape = table[name].dtype, table[name].shape
         begin, end = table[name].data_offsets
-        if kind not in DTYPES or min(shape, default=0) < 0 or len(shape) > MAX_RANK:
+        if kind not in DTYPES or not shapes.is_possible(shape):
             faults.append(f"{name[:80]!r} of {kind[:8]!r} {shape[:8]}")
             continue
         size = math.prod(shape) * _SIZES[kind]

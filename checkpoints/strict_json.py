@@ -6,35 +6,68 @@ X | None, tuple[X, ...], tuple[X, Y], Mapping[str, X], and dataclasses of these.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from checkpoints import allowance
+
 # A manifest of a thousand variables takes 0.3 MB.
 MAX_CHARACTERS = 16_000_000
 MAX_FAULTS = 20
+_LONGEST_FAULT = 300
+# Decoding ends at so many: what is hostile has a fault in every few characters.
+_MOST_FAULTS = 1000
+# The most that Python's objects take for each of these in the text, in bytes, a name
+# that no other is equal to for `:`; in a text within the text, escaped, for `\\u`.
+# tests/strict_json_test.py measures that no text takes more.
+_COSTS = {"[": 100, "{": 90, ",": 40, ":": 200, '"': 20, "\\u": 250}
 # Metadata of a field with a default that is left out where it holds that: files of
 # before it was there stay readable, and files that do not need it stay as they were.
 OPTIONAL: Mapping[str, Any] = types.MappingProxyType({"optional": True})
 
 
-def load(text: str) -> tuple[Any, list[str]]:
+def load(text: str, size: int | None = None) -> tuple[Any, list[str]]:
     """Parses JSON as RFC 8259 has it: no NaN, no key twice.
+
+    Args:
+      text: The text; it is refused where it, and what `decode` makes of it, could take
+        more memory than `allowance.of` the file.
+      size: Bytes of the file that holds it; None where it is the whole file.
 
     Returns:
       (value, faults); the value is None where there are faults.
     """
-    if len(text) > MAX_CHARACTERS:
-        return None, [f"{len(text)} characters, more than {MAX_CHARACTERS}"]
+    fault = excess(text, len(text) if size is None else size)
+    if fault:
+        return None, [fault]
     try:
         return json.loads(text, parse_constant=_refuse, object_pairs_hook=_once), []
     except (ValueError, RecursionError) as error:
         return None, [f"no JSON: {error}"]
+
+
+def excess(text: str, size: int) -> str:
+    """Why a file of so many bytes may not hold such a text; "" where it may."""
+    if len(text) > MAX_CHARACTERS:
+        return f"{len(text)} characters, more than {MAX_CHARACTERS}"
+    cost, most = memory(text), allowance.of(size)
+    if cost > most:
+        return f"JSON that may take {cost} bytes of memory, more than {most}"
+    return ""
+
+
+def memory(text: str) -> int:
+    """The most bytes that a JSON text takes parsed and decoded, itself included."""
+    objects = sum(cost * text.count(part) for part, cost in _COSTS.items())
+    return 2 * sys.getsizeof(text) + objects
 
 
 def dump(value: Any) -> str:
@@ -72,10 +105,16 @@ def decode(kind: type, value: Any, where: str, faults: list[str]) -> Any:
 
 
 def summary(faults: list[str]) -> str:
-    """Joins faults; the first `MAX_FAULTS` of a hostile number."""
+    """Joins faults; the first `MAX_FAULTS` of a hostile number, none of them long."""
     more = len(faults) - MAX_FAULTS
-    shown = "; ".join(faults[:MAX_FAULTS])
+    shown = "; ".join(_shortened(fault) for fault in faults[:MAX_FAULTS])
     return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _shortened(fault: str) -> str:
+    """A fault without the middle of what it quotes, where that is endless."""
+    half = _LONGEST_FAULT // 2
+    return fault if len(fault) <= 2 * half else f"{fault[:half]}...{fault[-half:]}"
 
 
 # From parsed JSON to the value; a fault begins with what comes behind its place.
@@ -111,7 +150,7 @@ def _dataclass_decoder(kind: type) -> _Decoder:
             return None
         before = len(faults)
         if value.keys() != decoders.keys():
-            for name in sorted(value.keys() - decoders.keys()):
+            for name in sorted(value.keys() - decoders.keys())[:MAX_FAULTS]:
                 faults.append(f" has an unknown key {name[:80]!r}")
         found = {}
         for name, decoder in decoders.items():
@@ -134,6 +173,8 @@ def _mapping_decoder(decoder: _Decoder) -> _Decoder:
             return {}
         found = {}
         for name, item in value.items():
+            if len(faults) >= _MOST_FAULTS:
+                break
             known = len(faults)
             found[name] = decoder(item, faults)
             _within(f".{name}", faults, known)
@@ -160,6 +201,8 @@ def _tuple_decoder(arguments: tuple) -> _Decoder:
         found = []
         kinds = decoders * len(value) if endless else decoders
         for place, (decoder, item) in enumerate(zip(kinds, value)):
+            if len(faults) >= _MOST_FAULTS:
+                break
             known = len(faults)
             found.append(decoder(item, faults))
             _within(f"[{place}]", faults, known)
@@ -241,8 +284,8 @@ def _refuse(constant: str) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name[:80] for name in names if names.count(name) > 1})
+        counts = collections.Counter(name for name, _ in pairs)
+        twice = sorted(name[:80] for name, count in counts.items() if count > 1)
         raise ValueError(f"keys must not appear twice, as {twice[:8]} do")
     return found
 

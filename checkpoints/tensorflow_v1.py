@@ -27,14 +27,26 @@ import math
 import os
 import pathlib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from checkpoints import atomic, manifest, scans, sorted_table, store, strict_json, wire
+from checkpoints import (
+    allowance,
+    atomic,
+    scans,
+    shapes,
+    sorted_table,
+    store,
+    strict_json,
+    wire,
+)
 
 # Tensors that one file may hold; a model of a thousand weights has 3,001 with Adam's.
-MAX_TENSORS = 2**15
+MAX_TENSORS = 2**14
+# Numbers of 32 and 64 bits, which a file may hold in a byte each; a model of ours has
+# the number of its steps.
+MAX_INTEGERS = allowance.FREE_BYTES // 16
 # Bytes of one message; TensorFlow writes no longer ones.
 MAX_MESSAGE = 2**31
 
@@ -115,6 +127,9 @@ def parse(data: bytes) -> dict[str, np.ndarray]:
     if key != b"" or value is None:
         raise _malformed("no table of contents")
     entries = _contents(value)
+    integers = _integers((entry.dtype, entry.shape) for entry in entries.values())
+    if integers > MAX_INTEGERS:
+        raise _malformed(f"{integers} integers, more than {MAX_INTEGERS}")
     names = {_key(name, len(entry.shape)): name for name, entry in entries.items()}
     found = {}
     for key, value in records:
@@ -153,16 +168,20 @@ def save_file(
         f"{name!r} of shape {array.shape}"
         for name, array in arrays.items()
         # Ten bytes are the longest number.
-        if array.ndim > store.MAX_RANK or 10 * array.size >= MAX_MESSAGE
+        if array.ndim > shapes.MAX_RANK or 10 * array.size >= MAX_MESSAGE
     ]
+    integers = _integers((array.dtype.name, array.shape) for array in arrays.values())
+    faults += [f"{integers} integers"] if integers > MAX_INTEGERS else []
     faults += [f"{name!r}, no text" for name in arrays if not _encodable(name)]
     faults += [] if 0 < len(arrays) <= MAX_TENSORS else [f"{len(arrays)} tensors"]
     faults += scans.not_finite(arrays)
     if faults:
         raise store.CheckpointError(
             f"A checkpoint of TensorFlow must hold 1 to {MAX_TENSORS} finite tensors "
-            f"of the dtypes {list(_KINDS)} and rank {store.MAX_RANK} at most. Received:"
-            f" {strict_json.summary(faults)}; nothing was written to {os.fspath(path)}."
+            f"of the dtypes {list(_KINDS)} and rank {shapes.MAX_RANK} at most, and no "
+            f"more than {MAX_INTEGERS} integers. "
+            f"Received: {strict_json.summary(faults)}; nothing was written to "
+            f"{os.fspath(path)}."
         )
     atomic.write(path, sorted_table.write(_records(arrays)))
 
@@ -233,14 +252,21 @@ def _entry(data: memoryview, faults: list[str]) -> tuple[str, _Entry]:
     return name, _Entry(dtype or "", shape or ())
 
 
+def _integers(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> int:
+    """The integers of 32 and 64 bits in tensors of these dtypes and shapes."""
+    return sum(
+        math.prod(shape) for dtype, shape in tensors if dtype in ("int32", "int64")
+    )
+
+
 def _shape(data: memoryview, where: str) -> tuple[int, ...]:
     sides: list[int] = []
     for _, value in wire.fields(data, {2: _B}, where):
         side = wire.single(value, {1: _V}, where).get(1, 0)
         sides.append(side)
         if (
-            len(sides) > store.MAX_RANK
-            or math.prod(max(side, 1) for side in sides) > manifest.MAX_ELEMENTS
+            len(sides) > shapes.MAX_RANK
+            or math.prod(max(side, 1) for side in sides) > shapes.MAX_ELEMENTS
         ):
             raise _malformed(f"a shape that begins with {sides}")
     return tuple(sides)

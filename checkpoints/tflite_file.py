@@ -12,17 +12,14 @@ fields from 0.
 from __future__ import annotations
 
 import functools
-import math
 import os
 import struct
 import types
-from collections.abc import Mapping
-from typing import Any
 
 import tflite
 from tflite import utils
 
-from checkpoints import flatbuffer, operator_options, sparsity
+from checkpoints import flatbuffer, operator_options, shapes, sparsity
 from checkpoints.tflite_types import (
     NUMPY_DTYPES,
     BufferRange,
@@ -52,8 +49,6 @@ __all__ = [
 
 IDENTIFIER = b"TFL3"  # At byte 4.
 SCHEMA_VERSION = 3
-MAX_RANK = 16
-MAX_ELEMENTS = 2**31
 
 # Of a sparse tensor's indices, by their number in the schema's SparseIndexVector.
 _INDEX_DTYPES = {1: "<i4", 2: "<u2", 3: "|u1"}
@@ -106,9 +101,9 @@ def _model(reader: flatbuffer.Reader) -> TfliteFile:
         raise TfliteError(
             f"The schema's version must be {SCHEMA_VERSION}. Received: {version}."
         )
-    codes = [_operator_code(table) for table in root.tables(1, "operator code")]
-    buffers = tuple(_buffer(table) for table in root.tables(4, "buffer"))
-    graphs = root.tables(2, "subgraph")
+    codes = [_operator_code(table) for table in root.tables(1, "operator code", 80)]
+    buffers = tuple(_buffer(table) for table in root.tables(4, "buffer", 120))
+    graphs = list(root.tables(2, "subgraph", 400))
     if not graphs:
         raise TfliteError("A .tflite must have a subgraph. Received: none.")
     subgraphs = tuple(
@@ -116,13 +111,13 @@ def _model(reader: flatbuffer.Reader) -> TfliteFile:
         for i, table in enumerate(graphs)
     )
     metadata = {}
-    for table in root.tables(6, "metadata"):
+    for table in root.tables(6, "metadata", 150):
         buffer = table.scalar(1, _UINT32)
         metadata[table.text(0)] = _index(buffer, len(buffers), "buffer", table)
     return TfliteFile(
         subgraphs=subgraphs,
         signatures=tuple(
-            _signature(table, subgraphs) for table in root.tables(7, "signature")
+            _signature(table, subgraphs) for table in root.tables(7, "signature", 800)
         ),
         metadata=types.MappingProxyType(metadata),
         description=root.text(3),
@@ -159,11 +154,11 @@ def _subgraph(
 ) -> Subgraph:
     tensors = tuple(
         _tensor(i, tensor, buffers)
-        for i, tensor in enumerate(table.tables(0, "tensor", least=24))
+        for i, tensor in enumerate(table.tables(0, "tensor", 190))
     )
     operators = tuple(
         _operator(i, operator, codes, len(tensors), subgraphs)
-        for i, operator in enumerate(table.tables(3, "operator", least=24))
+        for i, operator in enumerate(table.tables(3, "operator", 140))
     )
     return Subgraph(
         index=index,
@@ -181,18 +176,17 @@ def _tensor(index: int, table: flatbuffer.Table, buffers: int) -> Tensor:
     code = table.scalar(1, _INT8)
     dtypes = _dtypes()
     faults = []
-    if len(shape) > MAX_RANK or min(shape, default=0) < 0:
-        faults.append(f"shape {shape[: MAX_RANK + 1]}")
-    elif math.prod(shape) > MAX_ELEMENTS:
-        faults.append(f"shape {shape}, of more than {MAX_ELEMENTS} elements")
-    if len(signature) > MAX_RANK or min(signature, default=0) < -1:
-        faults.append(f"shape signature {signature[: MAX_RANK + 1]}")
+    if not shapes.is_possible(shape):
+        faults.append(f"shape {shape[: shapes.MAX_RANK + 1]}")
+    if len(signature) > shapes.MAX_RANK or min(signature, default=0) < -1:
+        faults.append(f"shape signature {signature[: shapes.MAX_RANK + 1]}")
     if code not in dtypes:
         faults.append(f"dtype {code}")
     if faults:
         raise TfliteError(
-            f"A tensor must have a rank of at most {MAX_RANK}, sides of 0 or more and "
-            f"a dtype of the schema. Received: {'; '.join(faults)}; in {table}."
+            f"A tensor must have a rank of at most {shapes.MAX_RANK}, sides of 0 or "
+            f"more, at most {shapes.MAX_ELEMENTS} elements and a dtype of the schema. "
+            f"Received: {'; '.join(faults)}; in {table}."
         )
     return Tensor(
         index=index,
@@ -203,7 +197,7 @@ def _tensor(index: int, table: flatbuffer.Table, buffers: int) -> Tensor:
         buffer=_index(table.scalar(2, _UINT32), buffers, "buffer", table),
         is_variable=bool(table.scalar(5, _UINT8)),
         quantization=_quantization(table.table(4, "quantization")),
-        sparsity=_sparsity(table.table(6, "sparsity")),
+        sparsity=_sparsity(table.table(6, "sparsity", 120)),
     )
 
 
@@ -212,6 +206,7 @@ def _quantization(table: flatbuffer.Table | None) -> Quantization | None:
     kind = table.scalar(4, _UINT8) if table else 0
     if table is None or not (scale or kind):
         return None
+    table.reader.spend(table, 300)
     details = _quantizations().get(kind, f"details {kind}") if kind else ""
     return Quantization(scale, table.numbers(3, "q"), table.scalar(6, _INT32), details)
 
@@ -219,7 +214,7 @@ def _quantization(table: flatbuffer.Table | None) -> Quantization | None:
 def _sparsity(table: flatbuffer.Table | None) -> sparsity.Sparsity | None:
     if table is None:
         return None
-    levels = table.tables(2, "level", least=8)
+    levels = table.tables(2, "level", 80)
     return sparsity.Sparsity(
         traversal_order=table.numbers(0, "i"),
         block_map=table.numbers(1, "i"),
@@ -249,7 +244,7 @@ def _sparse_indices(table: flatbuffer.Table, slot: int) -> sparsity.Indices | No
         return None
     width = int(dtype[-1])
     start, count = vector.span(0, width)
-    table.reader.spend(count * width, 0, 0, table)
+    table.reader.spend(table, 130 + count * width)
     return sparsity.Indices(start, count, dtype)
 
 
@@ -262,10 +257,10 @@ def _operator(
 ) -> Operator:
     code = _index(table.scalar(0, _UINT32), len(codes), "operator code", table)
     name, custom = codes[code]
-    options: Mapping[str, Any] = {}
+    options = operator_options.NONE
     if custom:
         start, length = table.span(5, 1)
-        table.reader.spend(length, 0, 0, table)
+        table.reader.spend(table, 300 + length)
         options = {"custom_options": table.reader.data[start : start + length]}
     for second, slot in enumerate((3, 11)):  # builtin_options, builtin_options_2
         kind = operator_options.class_name(table.scalar(slot, _UINT8), bool(second))
@@ -292,7 +287,7 @@ def _signature(
     tensors = len(subgraphs[subgraph].tensors)
     named: list[dict[str, int]] = [{}, {}]
     for slot, names in enumerate(named):
-        for entry in table.tables(slot, ("input", "output")[slot]):
+        for entry in table.tables(slot, ("input", "output")[slot], 150):
             tensor = entry.scalar(1, _UINT32)
             names[entry.text(0)] = _index(tensor, tensors, "tensor", entry)
     inputs, outputs = map(types.MappingProxyType, named)

@@ -6,7 +6,7 @@ import struct
 
 from absl.testing import absltest, parameterized
 
-from checkpoints import flatbuffer
+from checkpoints import allowance, flatbuffer
 
 INT32 = struct.Struct("<i")
 UINT8 = struct.Struct("<B")
@@ -115,22 +115,31 @@ class VectorTest(parameterized.TestCase):
         table = root(file(fields=(4,), body=b""))
         self.assertEqual(table.text(3), "")
         self.assertEqual(table.numbers(3, "i"), ())
-        self.assertEqual(table.tables(3, "x"), [])
+        self.assertEqual(list(table.tables(3, "x", 0)), [])
         self.assertIsNone(table.table(3, "x"))
         self.assertEqual(table.span(3, 4), (0, 0))
 
     def test_what_is_read_is_spent(self):
-        for count, read in (
-            (600, lambda table: table.text(0)),
-            (2**18, lambda table: table.numbers(0, "i")),
-        ):
-            table = self.table(count, behind=b"\0" * 4 * count)
-            # All parts may add up to twice the file, and 1,024 bytes.
-            for _ in range(2):
-                read(table)
-            with self.assertRaisesRegex(flatbuffer.FlatbufferError, "reached in the"):
-                for _ in range(10):
-                    read(table)
+        for behind, count, read, cost in (
+            (b"a" * 80, 80, lambda table: table.text(0), 64 + 80),
+            # One character that is not ASCII's makes each of them wide.
+            ("a".encode() * 76 + "\U0001f600".encode(), 80, lambda table: table.text(0),
+             64 + 4 * 80),
+            (bytes(80), 20, lambda table: table.numbers(0, "i"), 40 + 8 * 20),
+            (bytes(76) + b"\1\1\0\0", 20, lambda table: table.numbers(0, "i"),
+             40 + 40 * 20),
+            (bytes(80), 20, lambda table: table.numbers(0, "f"), 40 + 40 * 20),
+        ):  # fmt: skip
+            table = self.table(count, behind=behind)
+            before = table.reader._memory
+            read(table)
+            self.assertEqual(before - table.reader._memory, cost)
+
+    def test_reading_a_vector_again_and_again_ends(self):
+        table = self.table(600, behind=b"\0" * 600)
+        with self.assertRaisesRegex(flatbuffer.FlatbufferError, "reached in the"):
+            for _ in range(20_000):
+                table.text(0)
 
 
 class AllowanceTest(parameterized.TestCase):
@@ -138,15 +147,15 @@ class AllowanceTest(parameterized.TestCase):
         return flatbuffer.Reader(bytes(100))
 
     @parameterized.parameters(
-        ((1224, 0, 0), (1, 0, 0)),
+        ((allowance.of(100) - 100, 0, 0), (1, 0, 0)),
         ((0, flatbuffer.MAX_TABLES, 0), (0, 1, 0)),
         ((0, 0, flatbuffer.MAX_NUMBERS), (0, 0, 1)),
     )
     def test_it_may_be_used_up_and_no_more(self, all_of_it, more):
         reader = self.reader()
-        reader.spend(*all_of_it, "x")
+        reader.spend("x", *all_of_it)
         with self.assertRaisesRegex(flatbuffer.FlatbufferError, "reached in y"):
-            reader.spend(*more, "y")
+            reader.spend("y", *more)
 
     def nested(self, count):
         """A file whose root holds a vector of `count` empty tables, all the same."""
@@ -160,25 +169,22 @@ class AllowanceTest(parameterized.TestCase):
 
     def test_tables_are_counted(self):
         table = root(self.nested(3))
-        self.assertLen(table.tables(0, "part"), 3)
-        reader = table.reader
-        spent = (flatbuffer.MAX_TABLES - reader._tables,
-                 flatbuffer.MAX_NUMBERS - reader._numbers,
-                 2 * reader.size + 1024 - reader._bytes)
-        self.assertEqual(spent, (3, 3, 36))
-        self.assertEqual(str(table.tables(0, "part")[2]), "part 2")
+        before = table.reader._memory
+        parts = list(table.tables(0, "part", 50))
+        self.assertEqual(list(map(str, parts)), ["part 0", "part 1", "part 2"])
+        self.assertEqual(flatbuffer.MAX_TABLES - table.reader._tables, 3)
+        # One vtable is of all.
+        self.assertEqual(before - table.reader._memory, 3 * 50 + 200 + 40 * 2)
 
     def test_a_table_is_counted(self):
         data = file(body=struct.pack("<i", 8), behind=struct.pack("<HHi", 4, 4, 4))
         table = root(data)
-        part = table.table(0, "part")
+        before = table.reader._memory
+        part = table.table(0, "part", 50)
         self.assertEqual(str(part), "part")
         self.assertEqual(part.position, 22)
-        reader = table.reader
-        spent = (flatbuffer.MAX_TABLES - reader._tables,
-                 flatbuffer.MAX_NUMBERS - reader._numbers,
-                 2 * reader.size + 1024 - reader._bytes)
-        self.assertEqual(spent, (1, 0, 8))
+        self.assertEqual(flatbuffer.MAX_TABLES - table.reader._tables, 1)
+        self.assertEqual(before - table.reader._memory, 50 + 200 + 40 * 2)
 
 
 class ContentTest(absltest.TestCase):

@@ -151,10 +151,11 @@ class JsonTest(parameterized.TestCase):
         ("empty", "", "no JSON"),
         ("list", "[]", "must be an object"),
         ("bytes", b"\xff\xfe", "no JSON"),
-        ("deep", "[" * 100_000, "no JSON"),
+        ("deep", "[" * 50_000, "no JSON"),
         ("nan", '{"version": NaN}', "finite, not NaN"),
         ("twice", '{"version": 1, "version": 1}', "twice"),
         ("digits", '{"version": ' + "9" * 5_000 + "}", "no JSON"),
+        ("lists", "[" + "[]," * 99_999 + "[]]", "bytes of memory"),
         ("large", " " * 16_000_001, "16000001 characters"),
     )
     def test_malformed(self, text, message):
@@ -170,6 +171,14 @@ class OfFileTest(absltest.TestCase):
     def test_embedded(self):
         file = self._file(manifest.to_json(example()).encode())
         self.assertEqual(manifest.of_file(file), example())
+
+    def test_memory_is_bounded_by_the_whole_file(self):
+        text = manifest.to_json(example(classes=tuple(map(str, range(140_000)))))
+        file = self._file(text.encode())
+        with self.assertRaisesRegex(manifest.ManifestError, "bytes of memory"):
+            manifest.of_file(file)
+        longer = dataclasses.replace(file, data=file.data + bytes(2 * 10**6))
+        self.assertLen(manifest.of_file(longer).classes, 140_000)
 
     def test_none_without_metadata(self):
         file = tflite_file.parse(tflite_file_test.model_bytes())

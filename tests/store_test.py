@@ -123,6 +123,17 @@ class SaveTest(StoreTestCase):
         self.assertEqual(self.path.read_bytes(), before)
         self.assertEqual(os.listdir(self.directory), ["x.safetensors"])
 
+    def test_what_could_not_be_read_is_not_written(self):
+        # Each takes a hundred characters of the table, for four bytes.
+        before = self.written()
+        tensors = {f"block_{n}/conv/bias/adam/m": np.zeros(1) for n in range(9_000)}
+        with self.assertRaisesRegex(store.CheckpointError, "many and tiny.*9000"):
+            store.save_file(self.path, tensors, HEADER)
+        self.assertEqual(self.path.read_bytes(), before)
+        few = dict(list(tensors.items())[:4_000])
+        self.written(few)
+        self.assertLen(store.load_file(self.path)[0], 4_000)
+
     def test_refuses_a_header_that_json_cannot_hold(self):
         header = dataclasses.replace(HEADER, extra={"best": float("nan")})
         with self.assertRaisesRegex(store.CheckpointError, "JSON alone"):

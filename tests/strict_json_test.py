@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
@@ -11,7 +13,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from checkpoints import strict_json
+from checkpoints import allowance, strict_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class LoadTest(parameterized.TestCase):
         ("NaN", "numbers must be finite, not NaN"),
         ("[-Infinity]", "numbers must be finite, not -Infinity"),
         ('{"a": 1, "b": 2, "a": 3}', r"keys must not appear twice, as \['a'\] do"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 50_000, "no JSON"),
     )
     def test_refuses(self, text, message):
         value, faults = strict_json.load(text)
@@ -87,6 +89,101 @@ class LoadTest(parameterized.TestCase):
             self.assertEqual(
                 strict_json.load("12345"), (None, ["5 characters, more than 4"])
             )
+
+
+def _listed(*values: str) -> str:
+    return f"[{','.join(values)}]"
+
+
+def _named(values: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'"{name}":{value}' for name, value in values.items()) + "}"
+
+
+_SIX = _named(dict.fromkeys("abcdef", "1"))
+_NAMES = [f"{number:x}" for number in range(50_000)]
+# What takes the most memory for its length.
+LARGE = {
+    "lists": _listed(*["[]"] * 50_000),
+    "lists of one": _listed(*["[1]"] * 50_000),
+    "lists of five": _listed(*["[1,1,1,1,1]"] * 20_000),
+    "lists of lists": _listed(*[_listed(*["[]"] * 17)] * 4_000),
+    "deep lists": "[" * 900 + "]" * 900,
+    "objects": _listed(*["{}"] * 50_000),
+    "objects of one": _listed(*['{"":1}'] * 50_000),
+    "objects of six": _listed(*[_SIX] * 9_000),
+    "objects of objects": _listed(*['{"a":' * 5 + "1" + "}" * 5] * 20_000),
+    "deep objects": '{"a":' * 300 + "1" + "}" * 300,
+    "names": _named(dict.fromkeys(_NAMES, "1")),
+    "names beyond a doubling": _named(dict.fromkeys(_NAMES[:43_691], "1")),
+    "names of objects": _listed(*(_named({name: "1"}) for name in _NAMES)),
+    "texts": _listed(*(f'"{name}"' for name in _NAMES)),
+    "wide texts": _listed(*(f'"\U0001f600{name}"' for name in _NAMES)),
+    "wide text": '"' + "a" * 300_000 + '\U0001f600"',
+    "escapes": '"' + "\\u4e00" * 50_000 + '"',
+    "integers": _listed(*(str(number + 300) for number in range(50_000))),
+    "small integers": _listed(*["1"] * 50_000),
+    "floats": _listed(*["0.5"] * 50_000),
+    "long integers": _listed(*["9" * 4_000] * 50),
+}
+
+
+class MemoryTest(parameterized.TestCase):
+    @parameterized.named_parameters(*LARGE.items())
+    def test_no_text_takes_more(self, text):
+        data = text.encode()
+        tracemalloc.start()
+        try:
+            with mock.patch.object(allowance, "FREE_BYTES", 2**40):
+                found, faults = strict_json.load(data.decode())
+                assert not faults, faults
+                for kind in (Whole, Mapping[str, Part], Any):
+                    strict_json.decode(kind, found, "it", faults)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        # Beside it the messages of a thousand faults.
+        self.assertLess(peak, strict_json.memory(text) + 2**19)
+
+    def test_a_text_may_take_four_times_the_file_and_a_little(self):
+        text = "[" + "[]," * 100_000 + "[]]"
+        most = strict_json.memory(text)
+        size = -((allowance.FREE_BYTES - most) // 4)
+        self.assertEqual(strict_json.load(text, size)[1], [])
+        found, (fault,) = strict_json.load(text, size - 1)
+        self.assertIsNone(found)
+        self.assertIn(f"may take {most} bytes of memory, more than", fault)
+        self.assertIn("more than", strict_json.load(text)[1][0])
+
+    def test_texts_within_the_text_are_counted(self):
+        inner = "[" + "[]," * 1_000 + "[]]"
+        for text in (inner, "".join(f"\\u{ord(c):04x}" for c in inner)):
+            outer = f'["{text}"]'
+            self.assertGreater(strict_json.memory(outer), strict_json.memory(inner))
+
+    def test_decoding_ends_at_a_thousand_faults(self):
+        for kind, value in (
+            (tuple[Part, ...], [{}] * 5_000),
+            (Mapping[str, Part], {str(n): {} for n in range(5_000)}),
+        ):
+            faults: list[str] = []
+            strict_json.decode(kind, value, "it", faults)
+            self.assertBetween(len(faults), 1_000, 1_001)
+
+    def test_a_summary_is_short(self):
+        text = strict_json.summary(["a" * 150 + "b" * 9_999 + "c" * 150] * 50)
+        self.assertLess(len(text), 7_000)
+        self.assertTrue(text.startswith("a" * 150 + "..." + "c" * 150 + "; "))
+        self.assertEqual(strict_json.summary(["a" * 300]), "a" * 300)
+
+    def test_one_name_twice_among_many_is_found_at_once(self):
+        seconds = []
+        for names in (_NAMES[:25_000], _NAMES[:24_999] + ["1"]):
+            text = "{" + ",".join(f'"{name}":1' for name in names) + "}"
+            started = time.process_time()
+            _, faults = strict_json.load(text)
+            seconds.append(time.process_time() - started)
+        self.assertIn("['1']", faults[0])
+        self.assertLess(seconds[1], 20 * seconds[0])  # Squared it was 500 times.
 
 
 class DecodeTest(parameterized.TestCase):

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from checkpoints import sorted_table, store, tensorflow_v1, wire
+from checkpoints import allowance, sorted_table, store, tensorflow_v1, wire
 from ondevice.device import runtimes
 from tests import sorted_table_test
 
@@ -236,6 +236,20 @@ class SaveTest(parameterized.TestCase):
             with self.assertRaisesRegex(store.CheckpointError, "'a' of shape"):
                 content({"a": np.zeros(100, np.float32)})
 
+    def test_integers_of_a_byte_that_become_eight(self):
+        half = tensorflow_v1.MAX_INTEGERS // 2
+        tensors = {"a": np.zeros(half, np.int64), "b": np.ones(half, np.int32)}
+        data = content(tensors)
+        self.assertLess(len(data), 1.1 * 2 * half)
+        self.assertLen(tensorflow_v1.parse(data), 2)
+        with mock.patch.object(tensorflow_v1, "MAX_INTEGERS", 2 * half - 1):
+            with self.assertRaisesRegex(store.CheckpointError, f"{2 * half} integers"):
+                tensorflow_v1.parse(data)
+            with self.assertRaisesRegex(store.CheckpointError, f"{2 * half} integers"):
+                content(tensors)
+        # Others take no more than twice their bytes in the file.
+        content({"a": np.zeros(4 * half, np.uint8), "b": np.zeros(4 * half)})
+
     def test_order_and_byte_order_do_not_matter(self):
         turned = {n: a.astype(a.dtype.newbyteorder(">")) for n, a in SMALL.items()}
         self.assertEqual(content(dict(reversed(turned.items()))), content())
@@ -365,12 +379,9 @@ class FuzzTest(absltest.TestCase):
             for name in names
         )
         # One byte each in the file, eight in memory: the tensor itself.
-        counts = content({"a": np.zeros(10**6, np.int64)})
-        for data, most in (
-            (floats, 4 * len(floats)),
-            (changed({b"": wire.encode(1, listed)}), 12 * 2**20),
-            (counts, 10 * len(counts) + 2**22),
-        ):
+        counts = content({"a": np.zeros(tensorflow_v1.MAX_INTEGERS, np.int64)})
+        tiny = content({f"{i}": np.zeros((), np.uint8) for i in range(2**14)})
+        for data in (floats, changed({b"": wire.encode(1, listed)}), counts, tiny):
             tracemalloc.start()
             try:
                 tensorflow_v1.parse(data)
@@ -378,7 +389,7 @@ class FuzzTest(absltest.TestCase):
                 pass
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-            self.assertLess(peak, most)
+            self.assertLess(peak, allowance.of(len(data)))
 
 
 def mutated(generator: random.Random, data: bytes) -> bytes:
