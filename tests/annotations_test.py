@@ -75,7 +75,6 @@ class TestPairs:
             ({"bounding_box": [10, 20, 50, 60]}, "units of its width"),
             ({"bounding_box": [0, 0, 1, 10**400]}, "4 numbers"),
             ({"key_points": [0.1] * 13}, "14 numbers"),
-            ({"key_points": [float("nan")] * 14}, "14 numbers"),
             ({"key_points": None}, "14 numbers"),
         ],
     )
@@ -90,11 +89,35 @@ class TestPairs:
         assert all(words in fault for words in ("`label`", "area", "14 numbers"))
 
     @pytest.mark.parametrize(
-        "text", ["", "{", '{"a": 1}', "[1]", "[" * 100_000, "\0\1", "1" * 9999]
+        "text", ["", "{", '{"a": 1}', "[1]", "[" * 100_000, "\0\1", "1" * 9999, "[NaN]"]
     )
     def test_other_files_are_faults(self, tmp_path, text):
         _, faults = pairs(tmp_path, text)
         assert len(faults) == 1 and "p.json" in faults[0]
+
+    def test_utf_8_with_its_mark(self, tmp_path):
+        text = json.dumps([HAND]).encode("utf-8-sig")
+        (tmp_path / "p.json").write_bytes(text)
+        Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")
+        (sample,), faults = annotations.read_pairs(tmp_path, tmp_path, ["palm"])
+        assert len(sample.labels) == 1 and faults == []
+        (tmp_path / "p.json").write_bytes(text + b"\xff")
+        _, (fault,) = annotations.read_pairs(tmp_path, tmp_path, ["palm"])
+        assert "p.json: must be JSON in UTF-8" in fault
+
+    def test_no_picture_has_more_than_a_thousand_hands(self, tmp_path):
+        (sample,), faults = pairs(tmp_path, json.dumps([HAND] * 1000))
+        assert len(sample.labels) == 1000 and faults == []
+        _, (fault,) = pairs(tmp_path, json.dumps([HAND] * 1001))
+        assert "p.json: must hold a list of at most 1000 hands" in fault
+
+    def test_reading_ends_at_a_thousand_faults(self, tmp_path):
+        for name in ("a", "b"):
+            Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.jpg")
+            (tmp_path / f"{name}.json").write_text(json.dumps([{}] * 600))
+        _, faults = pairs(tmp_path, "[]")
+        assert len(faults) == 1001 and "b.json: hand 399: " in faults[-2]
+        assert faults[-1] == "Reading ended at 1000 faults."
 
     def test_missing_annotation_is_a_fault(self, tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")

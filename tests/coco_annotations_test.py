@@ -202,6 +202,8 @@ class TestFaults:
             (("images",), None, "COCO file"),
             (("categories",), [1], "COCO file"),
             (("categories",), [{"id": 7, "name": "cat"}], "named by a class"),
+            (("categories",), [{"id": n} for n in range(10_001)], "at most 10000"),
+            (("annotations",), {}, "`annotations` must be one list"),
         ],
     )
     def test_each_names_the_file(self, tmp_path, place, value, words):
@@ -213,6 +215,52 @@ class TestFaults:
         _, (fault,) = read(tmp_path, adding(**note))
         assert "annotation 2 (p.jpg)" in fault
         assert "area" in fault and "triples" in fault
+
+    def test_no_picture_has_more_than_a_thousand_hands(self, tmp_path):
+        def change(document):
+            document["annotations"] = document["annotations"][:1] * 1000
+
+        found, faults = read(tmp_path, change)
+        assert faults == [] and len(found[0].labels) == 1000
+
+        def one_more(document):
+            change(document)
+            document["annotations"].append({**COCO["annotations"][0], "keypoints": []})
+
+        _, (fault,) = read(tmp_path, one_more)
+        assert "annotation 1000 (p.jpg): " in fault and "at most 1000" in fault
+
+    def test_reading_ends_at_a_thousand_faults(self, tmp_path):
+        def change(document):
+            document["images"] += [{}] * 5000
+
+        _, faults = read(tmp_path, change)
+        assert len(faults) == 1001 and "image 1002: " in faults[-2]
+        assert faults[-1] == "Reading ended at 1000 faults."
+
+    @pytest.mark.parametrize(
+        "text, words",
+        [
+            ('{"images": [], "images": []}', "`images` must be one list"),
+            ('{"images": [], "annotations": []}', "['annotations', 'images']"),
+            ('{"images": [', "in the value at byte 12"),
+            ('{"images": [0]}', "`images` must hold objects only, at 0"),
+            ("[]", "{ must stand at byte 0"),
+            ("", "{ must stand at byte 0"),
+        ],
+    )
+    def test_other_files(self, tmp_path, text, words):
+        (tmp_path / "c.json").write_text(text)
+        _, (fault,) = coco_annotations.read(tmp_path / "c.json", ["palm"])
+        assert "c.json: must be a COCO file" in fault and words in fault
+
+    def test_lists_in_any_order_and_other_members(self, tmp_path):
+        def change(document):
+            for key in ("annotations", "info", "categories", "images"):
+                document[key] = document.pop(key, {"year": 2014})
+
+        found, faults = read(tmp_path, change)
+        assert faults == [] and len(found[0].labels) == 1
 
     def test_a_picture_on_its_side(self, tmp_path):
         def change(document):  # A camera's, stored lying; the labels were drawn so.

@@ -10,12 +10,12 @@ Source: github.com/yirueilu-b/blaze-palm-tf2, README.md.
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from checkpoints import strict_json
 from ondevice.detection import targets
 from ondevice.device import images, samples
 
@@ -25,7 +25,32 @@ KEYPOINTS = 7
 # a unit misunderstood.
 _OUTSIDE = 0.5
 
+# A detector has no more anchors than some thousands.
+MAX_HANDS = 1000
+
 _MAX_JSON_BYTES = 512 * 2**20
+
+# Reading ends at so many: what is hostile has one in every few characters.
+_MOST_FAULTS = 1000
+
+
+class TooManyFaults(Exception):
+    """There is no use in reading on."""
+
+
+class Faults(list[str]):
+    """What is wrong, until it is too much."""
+
+    def append(self, fault: str) -> None:
+        """Adds one.
+
+        Raises:
+          TooManyFaults: If it is the last that is taken.
+        """
+        super().append(fault)
+        if len(self) >= _MOST_FAULTS:
+            super().append(f"Reading ended at {_MOST_FAULTS} faults.")
+            raise TooManyFaults
 
 
 def find_pairs(
@@ -55,32 +80,15 @@ def read_pairs(
     Returns:
       The pictures, and what is wrong, with file names.
     """
-    found, faults = [], []
-    by_stem: dict[str, pathlib.Path] = {}
-    for picture in _pictures(pictures):
-        path = notes / f"{picture.stem}.json"
-        other = by_stem.setdefault(picture.stem, picture)
-        if other != picture:
-            faults.append(f"{path}: must be of one picture, not {other} and {picture}.")
-            continue
-        hands, fault = load(path)
-        if not fault and not isinstance(hands, list):
-            fault = f"{path}: must hold a list of hands."
-        if fault:
-            faults.append(fault)
-            continue
-        labels = []
-        for index, hand in enumerate(hands):
-            try:
-                labels.append(_hand(hand, classes))
-            except ValueError as error:
-                faults.append(f"{path}: hand {index}: {error}")
-        found.append(samples.Sample(picture, None, tuple(labels)))
-    faults += [
-        f"{path}: must have a picture of its name in {pictures}."
-        for path in _notes(notes)
-        if path.stem not in by_stem
-    ]
+    found: list[samples.Sample] = []
+    faults = Faults()
+    try:
+        for picture, path in _together(pictures, notes, faults):
+            labels = _hands(path, classes, faults)
+            if labels is not None:
+                found.append(samples.Sample(picture, None, labels))
+    except TooManyFaults:
+        pass
     return found, faults
 
 
@@ -152,16 +160,66 @@ def together(*reads: Callable[[], Any]) -> list[Any]:
     return found
 
 
-def load(path: pathlib.Path) -> tuple[Any, str]:
-    """The JSON in a file, or what is wrong with it."""
+def content(path: pathlib.Path) -> bytes:
+    """What a file of annotations holds.
+
+    Raises:
+      ValueError: If it cannot be read, or is too long; the message names it.
+    """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
-            return None, f"{path}: must have at most {_MAX_JSON_BYTES} bytes."
-        return json.loads(path.read_bytes()), ""
+            raise ValueError(f"{path}: must have at most {_MAX_JSON_BYTES} bytes.")
+        return path.read_bytes()
     except FileNotFoundError:
-        return None, f"{path}: is missing."
-    except (OSError, ValueError, RecursionError) as error:
-        return None, f"{path}: must be JSON: {str(error)[:200]}."
+        raise ValueError(f"{path}: is missing.") from None
+    except OSError as error:
+        raise ValueError(f"{path}: must be readable: {error}.") from None
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return content(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be JSON in UTF-8: {error}.") from None
+
+
+def _together(
+    pictures: pathlib.Path, notes: pathlib.Path, faults: Faults
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """Yields each picture with its annotations; the rest become faults."""
+    by_stem: dict[str, pathlib.Path] = {}
+    for picture in _pictures(pictures):
+        path = notes / f"{picture.stem}.json"
+        other = by_stem.setdefault(picture.stem, picture)
+        if other == picture:
+            yield picture, path
+        else:
+            faults.append(f"{path}: must be of one picture, not {other} and {picture}.")
+    for path in _notes(notes):
+        if path.stem not in by_stem:
+            faults.append(f"{path}: must have a picture of its name in {pictures}.")
+
+
+def _hands(
+    path: pathlib.Path, classes: Sequence[str] | None, faults: Faults
+) -> tuple[targets.Label, ...] | None:
+    """The hands of a picture; None where the whole file is at fault."""
+    try:
+        hands, wrong = strict_json.load(_text(path))
+        if wrong:
+            raise ValueError(f"{path}: must be JSON: {wrong[0][:200]}.")
+        if not isinstance(hands, list) or len(hands) > MAX_HANDS:
+            raise ValueError(f"{path}: must hold a list of at most {MAX_HANDS} hands.")
+    except ValueError as error:
+        faults.append(str(error))
+        return None
+    labels = []
+    for index, hand in enumerate(hands):
+        try:
+            labels.append(_hand(hand, classes))
+        except ValueError as error:
+            faults.append(f"{path}: hand {index}: {error}")
+    return tuple(labels)
 
 
 def _hand(hand: Any, classes: Sequence[str] | None) -> targets.Label:

@@ -15,6 +15,7 @@ from absl import logging
 from ondevice.device import (
     annotations,
     coco_annotations,
+    coco_index,
     image_cache,
     images,
     samples,
@@ -80,7 +81,7 @@ def _find(
     pairs = annotations.find_pairs(root)
     if pairs is not None:
         return annotations.read_pairs(*pairs, classes)
-    coco = coco_annotations.find(root)
+    coco = coco_index.find(root)
     if coco is not None:
         return coco_annotations.read(coco, classes)
     if classes is None or len(classes) == 1:

@@ -26,7 +26,7 @@ from absl import logging
 
 from checkpoints import atomic
 from ondevice.detection import decoding, geometry, targets
-from ondevice.device import detectors, image_cache, samples
+from ondevice.device import detectors, image_cache, json_records, samples
 
 # Shares of the frame that have a vote.
 FRAMES = (0.4, 0.5, 0.6, 0.7)
@@ -165,8 +165,8 @@ _NO_LABELS = (
 def _read(path: pathlib.Path) -> dict[str, decoding.Detection | None]:
     """What the file holds; nothing, with a line in the log, where it is broken."""
     try:
-        document = json.loads(path.read_bytes())
-        return {key: _detection(value) for key, value in document.items()}
+        document = json_records.members(path.read_bytes())
+        return {key: _detection(value) for key, value in document}
     except FileNotFoundError:
         return {}
     except _NO_LABELS as error:
