@@ -63,8 +63,7 @@ def tensorflow(seed: int) -> Mapping[str, int]:
 def _held(data: bytes) -> bool:
     path = _folder() / "checkpoint"
     path.write_bytes(data)
-    # A table in JSON, and numbers of one byte that become eight.
-    allowed = 32 * len(data) + limits.FREE
+    allowed = limits.GROWTH * len(data) + limits.FREE
     held = limits.held(functools.partial(_read, path), allowed)
     assert path.read_bytes() == data, "the file was changed"
     assert [one.name for one in _folder().iterdir()] == ["checkpoint"]

@@ -19,11 +19,6 @@ from tests.soak import json_mutations, limits, mutations
 # Inputs of one case.
 INPUTS = 50
 
-# Beside the whole file: what its tables become as Python's objects.
-_GROWTH = 4
-# Of JSON: an empty list takes 72 bytes for 3 characters of text.
-_JSON_GROWTH = 32
-
 
 def tflite(seed: int) -> Mapping[str, int]:
     """Damaged .tflite, read by the parser and by all that walks what it returns."""
@@ -48,7 +43,7 @@ def manifest(seed: int) -> Mapping[str, int]:
     draw = random.Random(f"manifest {seed}")
     document = draw.choice(_manifests())
     inputs = (json_mutations.changed(draw, document) for _ in range(INPUTS))
-    return _count(inputs, manifests.from_json, lambda data: _JSON_GROWTH * len(data))
+    return _count(inputs, manifests.from_json, lambda data: limits.GROWTH * len(data))
 
 
 def read_model(data: bytes, whole: bool = True) -> None:
@@ -90,7 +85,8 @@ def _ported(file: tflite_file.TfliteFile) -> None:
 def _extracted(file: tflite_file.TfliteFile) -> None:
     # A thousand names of one constant are refused past 64 times the file, see there.
     named = naming.name_all(file)[1]
-    if sum(4 * math.prod(_shape(file, n)) for n in named) < _GROWTH * len(file.data):
+    size = sum(4 * math.prod(_shape(file, n)) for n in named)
+    if size < limits.GROWTH * len(file.data):
         for layout in naming.LAYOUTS:
             extraction.extract(file, named, layout)
 
@@ -111,8 +107,8 @@ def _decode(data: bytes) -> None:
 
 
 def _model_allowance(data: bytes) -> int:
-    # Arrays that the extraction holds beside the parsed tables.
-    return 3 * _GROWTH * len(data)
+    # The tables, the manifest and the arrays of the extraction, each within its own.
+    return 3 * limits.GROWTH * len(data)
 
 
 def _decoding_allowance(data: bytes) -> int:
@@ -120,7 +116,7 @@ def _decoding_allowance(data: bytes) -> int:
     # the places of each are in the file's own proportion.
     from checkpoints import sparsity
 
-    return (_GROWTH + 2 * 4 * sparsity.MAX_EXPANSION) * len(data)
+    return (limits.GROWTH + 2 * 4 * sparsity.MAX_EXPANSION) * len(data)
 
 
 def _models(

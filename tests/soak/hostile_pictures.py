@@ -73,7 +73,8 @@ def _pictures(seed: int) -> Mapping[str, int]:
         except images.ImageError:
             width = height = 0
         pixels = min(width * height, images.MAX_PIXELS)
-        taken += limits.held(read, _A_PIXEL * pixels + 4 * len(content) + limits.FREE)
+        allowed = limits.GROWTH * len(content) + limits.FREE
+        taken += limits.held(read, _A_PIXEL * pixels + allowed)
     return {"inputs": INPUTS, "taken": taken}
 
 
@@ -93,7 +94,7 @@ def _documents(seed: str, name: str, whole: Any) -> Mapping[str, int]:
         (root / name).write_bytes(text)
         classes = draw.choice((CLASSES, ("fist",), None))
         read = functools.partial(_loaded, root, classes)
-        taken += limits.held(read, 32 * len(text) + 4 * limits.FREE)
+        taken += limits.held(read, limits.GROWTH * len(text) + limits.FREE)
         (root / name).unlink()
         assert _contents(root) == before, "something was written beside it"
     return {"inputs": INPUTS, "taken": taken}

@@ -16,9 +16,18 @@ _VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [0] * 1000, [-1], [2**40, 2**40], {"a": {"a": {}}}, [None, "a"]),
 )
 
+# What Python makes much of, in few characters.
+_UNITS = (
+    *("[]", "{}", "[[]]", "[1]", '{"":[]}', "0", "0.5", "300"),
+    *('""', '"ab"', '"\\u4e00"'),
+)
+_HOLE = "here something long"
+
 
 def changed(draw: random.Random, value: Any) -> bytes:
     """A document with a few values, keys or bytes changed; text.
+
+    One in thirty is long: it has a value with up to half a million characters.
 
     Args:
       draw: What to draw from.
@@ -27,7 +36,13 @@ def changed(draw: random.Random, value: Any) -> bytes:
     found = [copy.deepcopy(value)]
     for _ in range(draw.choice((1, 1, 2, 5))):
         _change(draw, found)
+    is_long = draw.random() < 0.03
+    if is_long:
+        holder, key = _place(draw, found)
+        holder[key] = _HOLE
     text = json.dumps(found[0], ensure_ascii=False)
+    if is_long:
+        text = text.replace(json.dumps(_HOLE), _long(draw, value), 1)
     if draw.random() < 0.03:  # Deeper than any stack.
         depth = draw.choice((10, 900, 100_000))
         text = "[" * depth + text + "]" * draw.choice((depth, depth - 1, 0))
@@ -39,14 +54,7 @@ def changed(draw: random.Random, value: Any) -> bytes:
 
 def _change(draw: random.Random, document: list[Any]) -> None:
     """Changes one value anywhere, in place."""
-    holder: Any = document
-    key: Any = 0
-    while isinstance(holder[key], (list, dict)) and holder[key]:
-        if draw.random() < 0.15:
-            break
-        holder = holder[key]
-        keys = list(holder) if isinstance(holder, dict) else range(len(holder))
-        key = draw.choice(keys)
+    holder, key = _place(draw, document)
     way = draw.randrange(6)
     if way == 0 and holder is not document:
         del holder[key]
@@ -58,3 +66,29 @@ def _change(draw: random.Random, document: list[Any]) -> None:
         holder[key] = holder[key] * draw.choice((-1, 0, 2, 3, 10**9)) + 1
     else:
         holder[key] = copy.deepcopy(draw.choice(_VALUES))
+
+
+def _place(draw: random.Random, document: list[Any]) -> tuple[Any, Any]:
+    """Where a value is: what holds it, and its key there."""
+    holder: Any = document
+    key: Any = 0
+    while isinstance(holder[key], (list, dict)) and holder[key]:
+        if draw.random() < 0.15:
+            break
+        holder = holder[key]
+        keys = list(holder) if isinstance(holder, dict) else range(len(holder))
+        key = draw.choice(keys)
+    return holder, key
+
+
+def _long(draw: random.Random, value: Any) -> str:
+    """A list or an object of equal values."""
+    part = value
+    while isinstance(part, (list, dict)) and part and draw.random() < 0.7:
+        part = draw.choice(list(part.values()) if isinstance(part, dict) else part)
+    unit = draw.choice((*_UNITS, json.dumps(part)))
+    count = draw.choice((50_000, 500_000)) // (len(unit) + 8)
+    if draw.random() < 0.5:
+        return f"[{','.join([unit] * count)}]"
+    named = (f'"{number:x}":{unit}' for number in range(count))
+    return f"{{{','.join(named)}}}"

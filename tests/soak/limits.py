@@ -19,8 +19,10 @@ from typing import Any
 # Packages whose errors are ours.
 OWN = ("checkpoints", "ondevice", "signatures")
 SECONDS = 2.0
-# Longest line of a message, in characters; bytes that the smallest file may take.
-MESSAGE, FREE = 8_000, 2 * 2**20
+# Longest line of a message, in characters.
+MESSAGE = 8_000
+# What reading a file may take: so many times its bytes, and these for the smallest.
+GROWTH, FREE = 4, 8 * 2**20
 
 # What a reader may not do, by the names of Python's audit events.
 _FORBIDDEN = (
