@@ -7,7 +7,7 @@ import pytest
 from ai_edge_litert import interpreter as litert
 
 from checkpoints import constants, tflite_file, tflite_types
-from tests import shared_data, tflite_file_test
+from tests import shared_data, tflite_bytes
 
 
 def _file(stored, dtype, quantization=None, shape=None):
@@ -88,7 +88,7 @@ def _sparse(shape, order, blocks, levels, values):
     """A file of one sparse float32."""
     stored = np.array(values, "<f4").tobytes()
     row = (shape, "FLOAT32", 1, (order, blocks, levels))
-    return tflite_file.parse(tflite_file_test.model_bytes((row,), (b"", stored)))
+    return tflite_file.parse(tflite_bytes.model_bytes((row,), (b"", stored)))
 
 
 ROWS = [[0, 5, 0, 0], [0, 0, 0, 0], [6, 0, 0, 7]]

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from checkpoints import manifest as manifests
-from tests import checkpoint_data, tflite_file_test
+from tests import checkpoint_data, tflite_bytes
 
 _SPARSE_TO_DENSE = 68
 # Far behind the four numbers of the output; 2.14 writes there.
@@ -53,7 +53,7 @@ def crashing(
             described = dataclasses.replace(described, constants=(one,))
         metadata.append((manifests.METADATA_NAME, len(buffers)))
         buffers.append(manifests.to_json(described).encode())
-    return tflite_file_test.model_bytes(
+    return tflite_bytes.model_bytes(
         tensors=(
             ((4,), "FLOAT32", 0),
             ((1,), "INT32", 1),

@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 from checkpoints import tflite_file
 from ondevice import inspect
 from ondevice.device import probe, runtimes
-from tests import conftest, shared_data, tflite_file_test, tiny
+from tests import conftest, shared_data, tflite_bytes, tiny
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
@@ -150,7 +150,7 @@ class ProbeTest(parameterized.TestCase):
     def test_a_huge_request_for_memory_is_an_answer(self):
         # ABS of 2**31 float32: 8 GB in and 8 GB out.
         shape = (2**16, 2**15)
-        data = tflite_file_test.model_bytes(
+        data = tflite_bytes.model_bytes(
             ((shape, "FLOAT32", 0), (shape, "FLOAT32", 0)),
             (b"",),
             ((0, (0,), (1,)),),

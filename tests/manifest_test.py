@@ -8,7 +8,7 @@ import json
 from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, tflite_file
-from tests import tflite_file_test
+from tests import tflite_bytes
 
 
 def example(**changes) -> manifest.Manifest:
@@ -165,7 +165,7 @@ class JsonTest(parameterized.TestCase):
 
 class OfFileTest(absltest.TestCase):
     def _file(self, text: bytes) -> tflite_file.TfliteFile:
-        file = tflite_file.parse(tflite_file_test.model_bytes(buffers=(b"", text)))
+        file = tflite_file.parse(tflite_bytes.model_bytes(buffers=(b"", text)))
         return dataclasses.replace(file, metadata={manifest.METADATA_NAME: 1})
 
     def test_embedded(self):
@@ -181,7 +181,7 @@ class OfFileTest(absltest.TestCase):
         self.assertLen(manifest.of_file(longer).classes, 140_000)
 
     def test_none_without_metadata(self):
-        file = tflite_file.parse(tflite_file_test.model_bytes())
+        file = tflite_file.parse(tflite_bytes.model_bytes())
         self.assertIsNone(manifest.of_file(file))
 
     def test_buffers_must_be_in_the_file(self):

@@ -10,7 +10,7 @@ from absl.testing import absltest
 from checkpoints import tflite_file
 from ondevice.device import needs
 from tests import tiny, tiny_builds
-from tests.tflite_file_test import model_bytes
+from tests.tflite_bytes import model_bytes
 
 RELU = ((tflite.BuiltinOperator.RELU, None),)
 

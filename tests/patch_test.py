@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, patch, tflite_file
 from ondevice.device import runtimes
-from tests import manifest_test, tflite_file_test, tiny
+from tests import manifest_test, tflite_bytes, tiny
 
 
 def other_state() -> dict[str, np.ndarray]:
@@ -207,12 +207,12 @@ class RefusalTest(parameterized.TestCase):
             patch.patch(file, {buffer: np.ones((2, 6), np.float32)})
 
     def test_constants_that_share_a_buffer(self):
-        data = tflite_file_test.model_bytes((((2, 3), "FLOAT32", 1),) * 2)
+        data = tflite_bytes.model_bytes((((2, 3), "FLOAT32", 1),) * 2)
         with self.assertRaisesRegex(patch.PatchError, r"tensors \['t0', 't1'\]"):
             patch.patch(data, {1: np.ones((2, 3), np.float32)})
 
     def test_buffers_that_overlap(self):
-        data = tflite_file_test.model_bytes(buffers=(b"", bytes(24), bytes(24)))
+        data = tflite_bytes.model_bytes(buffers=(b"", bytes(24), bytes(24)))
         file = tflite_file.parse(data)
         first = file.buffers[1]
         moved = tflite_file.BufferRange(first.offset + 4, 24)
@@ -221,13 +221,13 @@ class RefusalTest(parameterized.TestCase):
             patch.patch(file, {1: np.ones((2, 3), np.float32)})
 
     def test_metadata(self):
-        file = tflite_file.parse(tflite_file_test.model_bytes())
+        file = tflite_file.parse(tflite_bytes.model_bytes())
         file = dataclasses.replace(file, metadata={"x": 1})
         with self.assertRaisesRegex(patch.PatchError, "buffer 1 with the tensors"):
             patch.patch(file, {1: np.ones((2, 3), np.float32)})
 
     def test_every_fault_is_named_at_once(self):
-        data = tflite_file_test.model_bytes(
+        data = tflite_bytes.model_bytes(
             tuple(((2, 3), "FLOAT32", i) for i in range(1, 5)),
             (b"",) + (bytes(24),) * 4,
         )
@@ -250,7 +250,7 @@ class RefusalTest(parameterized.TestCase):
             self.assertIn(words, str(caught.exception))
 
     def test_big_endian_values_are_turned(self):
-        data = tflite_file_test.model_bytes()
+        data = tflite_bytes.model_bytes()
         values = {1: np.arange(6, 12, dtype=">f4").reshape(2, 3)}
         patched = tflite_file.parse(patch.patch(data, values))
         np.testing.assert_array_equal(patched.constant(0, 0), values[1])

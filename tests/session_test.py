@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, patch, store, tflite_file
 from ondevice.device import exports, finite, runtimes, session
-from tests import tflite_file_test, tiny
+from tests import tflite_bytes, tiny
 
 IMAGE = np.linspace(0, 1, 48, dtype=np.float32).reshape(1, 4, 4, 3)
 
@@ -291,7 +291,7 @@ class RefusalTest(SessionTestCase):
         text = manifest.to_json(
             manifest.of_file(tflite_file.parse(tiny.trainable()))
         ).encode()
-        file = tflite_file_test.model_bytes(buffers=(b"", bytes(24)))
+        file = tflite_bytes.model_bytes(buffers=(b"", bytes(24)))
         with self.assertRaises(ValueError):
             self.open(tiny.embed(file, text))
 

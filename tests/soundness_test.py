@@ -9,7 +9,7 @@ import pytest
 import tflite
 
 from checkpoints import soundness, tflite_file
-from tests import shared_data, tflite_file_test
+from tests import shared_data, tflite_bytes
 
 FOUR = ((4,), "FLOAT32", 0)
 CONSTANT = ((4,), "FLOAT32", 1)
@@ -20,7 +20,7 @@ ABS, CONV_2D, CUSTOM, DEQUANTIZE, LSTM = 101, 3, 32, 6, 16
 def faults(tensors=(FOUR, FOUR, CONSTANT), operators=((0, (0,), (1,)),), **changes):
     """Of a file of one operator, unless told otherwise; its end is tensor 0."""
     named = {"codes": ((ABS, None),), "buffers": (b"", NUMBERS), **changes}
-    data = tflite_file_test.model_bytes(tensors, operators=operators, **named)
+    data = tflite_bytes.model_bytes(tensors, operators=operators, **named)
     return soundness.faults(tflite_file.parse(data))
 
 
@@ -39,7 +39,7 @@ def code(number: int) -> dict:
         {"operators": ((0, (-1,), (1,)),), **code(CUSTOM)},
         {"tensors": (FOUR, ((0, 4), "FLOAT32", 0)), "operators": ((0, (1,), ()),)},
         {"tensors": (FOUR, FOUR, ((7,), "INT4", 1)), "buffers": (b"", bytes(4))},
-        {"tensors": tflite_file_test.SPARSE, "operators": (), "buffers": (b"", b"")},
+        {"tensors": tflite_bytes.SPARSE, "operators": (), "buffers": (b"", b"")},
     ],
 )  # fmt: skip
 def test_sound(changes):
@@ -98,7 +98,7 @@ def test_what_an_operator_may_do_without(name, needed):
 
 
 def test_outputs_and_signatures_must_be_the_subgraphs_own():
-    data = tflite_file_test.model_bytes((FOUR, FOUR), signature=True)
+    data = tflite_bytes.model_bytes((FOUR, FOUR), signature=True)
     file = tflite_file.parse(data)
     (graph,) = file.subgraphs
     other = dataclasses.replace(graph, outputs=(1,))
@@ -114,7 +114,7 @@ def test_outputs_and_signatures_must_be_the_subgraphs_own():
     (((1, 2), (2,), ()), None), (((1,), (2,), (1,)), [1, 2]),
 ])  # fmt: skip
 def test_no_subgraph_may_call_itself(calls, wrong):
-    file = tflite_file.parse(tflite_file_test.model_bytes((FOUR,)))
+    file = tflite_file.parse(tflite_bytes.model_bytes((FOUR,)))
     (graph,) = file.subgraphs
     graphs = tuple(
         dataclasses.replace(

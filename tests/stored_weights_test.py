@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from checkpoints import manifest, tflite_file, weights
-from tests import manifest_test, tflite_file_test
+from tests import manifest_test, tflite_bytes
 
 KERNEL = np.arange(24, dtype="<f4").reshape(2, 3, 4)
 PERMUTATION = (2, 0, 1)
@@ -21,7 +21,7 @@ HALF = np.array([0.5, -2, 3], "<f2")
 
 def file(*buffers: np.ndarray) -> tflite_file.TfliteFile:
     contents = (b"", *(array.tobytes() for array in buffers))
-    return tflite_file.parse(tflite_file_test.model_bytes(buffers=contents))
+    return tflite_file.parse(tflite_bytes.model_bytes(buffers=contents))
 
 
 class TrainableTest(parameterized.TestCase):

@@ -9,18 +9,18 @@ import pytest
 import tflite
 
 from checkpoints import allowance, flatbuffer, tflite_file
-from tests import shared_data, tflite_file_test
+from tests import shared_data, tflite_bytes, tflite_file_test
 
 SCALAR = ((), "FLOAT32", 0)
 BUILTIN = tflite.BuiltinOperator
 COUNT = 6_000
-# What is most of a file, by what `tflite_file_test.model_bytes` is given.
+# What is most of a file, by what `tflite_bytes.model_bytes` is given.
 KINDS: dict[str, dict] = {
     "one tensor again and again": {"tensors": [SCALAR] * COUNT, "shared": True},
     "scalars": {"tensors": [SCALAR] * COUNT},
     "small shapes": {"tensors": [((1, 2, 3, 4), "FLOAT32", 0)] * COUNT},
     "large shapes": {"tensors": [((300, 1000, 1000, 1), "FLOAT32", 0)] * COUNT},
-    "sparse tensors": {"tensors": [tflite_file_test.SPARSE[0]] * 4_000},
+    "sparse tensors": {"tensors": [tflite_bytes.SPARSE[0]] * 4_000},
     "operators": {
         "tensors": [SCALAR] * 600,
         "operators": [(0, [300, 400, -1], [500])] * COUNT,
@@ -48,7 +48,7 @@ def _readers(monkeypatch):
 
 
 def peak(data: bytes) -> int:
-    tflite_file.parse(tflite_file_test.model_bytes())  # What is cached once.
+    tflite_file.parse(tflite_bytes.model_bytes())  # What is cached once.
     tracemalloc.start()
     try:
         tflite_file.parse(data)
@@ -65,14 +65,14 @@ def spent(reader: flatbuffer.Reader) -> int:
 class TestAccount:
     @pytest.mark.parametrize("kind", KINDS)
     def test_nothing_takes_more(self, readers, kind):
-        data = tflite_file_test.model_bytes(**KINDS[kind])
+        data = tflite_bytes.model_bytes(**KINDS[kind])
         taken = peak(data)
         # Beside it, what lists have in reserve while tuples are made of them.
         assert spent(readers[-1]) / 4 < taken < spent(readers[-1]) + 2**18
 
     def test_of_a_vtable_for_each_table(self, readers):
         count = 3_000
-        data = tflite_file_test.model_bytes(buffers=[b""] * count)
+        data = tflite_bytes.model_bytes(buffers=[b""] * count)
         # The buffers' tables are replaced by such with vtables of their own, of 15
         # fields each that lie nowhere.
         vector = _buffers(data)
@@ -99,7 +99,7 @@ class TestAccount:
 
 @pytest.mark.parametrize("kind", ["one tensor again and again", "operators"])
 def test_what_would_take_too_much_is_refused(monkeypatch, kind):
-    data = tflite_file_test.model_bytes(**KINDS[kind])
+    data = tflite_bytes.model_bytes(**KINDS[kind])
     monkeypatch.setattr(allowance, "FREE_BYTES", 2**14)
     with pytest.raises(tflite_file.TfliteError, match="bytes of memory.*reached in"):
         tflite_file.parse(data)

@@ -10,10 +10,10 @@ import pytest
 from checkpoints import tflite_file
 from ondevice import sources
 from ondevice.device import probe, runtimes, trial
-from tests import hostile_files, tflite_file_test
+from tests import hostile_files, tflite_bytes
 
 RUNTIME = runtimes.installed()[0]
-GOOD = tflite_file_test.model_bytes((((4,), "FLOAT32", 0),))
+GOOD = tflite_bytes.model_bytes((((4,), "FLOAT32", 0),))
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_a_runtime_without_a_version_tries_each_time(tries, cache, monkeypatch):
 
 def test_what_is_unsound_is_not_even_tried(tries):
     four = ((4,), "FLOAT32", 0)
-    data = tflite_file_test.model_bytes(
+    data = tflite_bytes.model_bytes(
         (four, four), operators=((0, (1,), (1,)),), codes=((101, None),)
     )
     with pytest.raises(tflite_file.TfliteError, match="nothing made"):

@@ -17,7 +17,7 @@ from checkpoints import tflite_file
 from ondevice import extraction, weights
 from ondevice.device import runtimes
 from ondevice.rebuild import naming, specs
-from tests import rewritten, shared_data, tflite_file_test, tiny_detector
+from tests import rewritten, shared_data, tflite_bytes, tiny_detector
 
 TINY = tiny_detector.ALL
 
@@ -212,7 +212,7 @@ def test_weights_of_networks_of_others_are_all_there(others):
 def test_names_are_unique_whatever_the_file_calls_them():
     rows = [((2, 3), "FLOAT32", 1)] * 3
     data = rewritten.edited(
-        tflite_file_test.model_bytes(rows),
+        tflite_bytes.model_bytes(rows),
         lambda model: [
             setattr(tensor, "name", name)
             for tensor, name in zip(
@@ -299,7 +299,7 @@ def test_an_interpreter_fails_on_the_custom_operator(tmp_path):
 
 def test_what_cannot_be_decoded_is_told_and_the_rest_is_read(tmp_path):
     rows = (((2, 3), "FLOAT32", 1), ((7,), "FLOAT32", 1))
-    path = _saved(tmp_path, tflite_file_test.model_bytes(rows))
+    path = _saved(tmp_path, tflite_bytes.model_bytes(rows))
     done = _run(path)
     found = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 1
@@ -309,7 +309,7 @@ def test_what_cannot_be_decoded_is_told_and_the_rest_is_read(tmp_path):
 
 def test_few_bytes_make_no_large_arrays():
     row = ((2**26,), "FLOAT32", 1)
-    file = tflite_file.parse(tflite_file_test.model_bytes([row]))
+    file = tflite_file.parse(tflite_bytes.model_bytes([row]))
     _, named = naming.name_all(file)
     with pytest.raises(tflite_file.TfliteError, match="must not take more than"):
         extraction.extract(file, named)
@@ -327,7 +327,7 @@ def test_few_bytes_make_no_large_arrays():
     ],
 )
 def test_mistakes_of_the_command_line(tmp_path, arguments, message):
-    path = _saved(tmp_path, tflite_file_test.model_bytes())
+    path = _saved(tmp_path, tflite_bytes.model_bytes())
     done = _run(*(argument.replace("FILE", path) for argument in arguments))
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr and done.stderr.startswith("error: ")

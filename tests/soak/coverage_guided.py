@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["checkpoints"]):
         from checkpoints import manifest, soundness, store, tensorflow_v1, tflite_file
 
-    from tests import checkpoint_data, tflite_file_test
+    from tests import checkpoint_data, tflite_bytes
     from tests.soak import limits
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +83,9 @@ def main(arguments: list[str]) -> None:
         "manifest": [described],
         "tensorflow": [(folder / "seed").read_bytes()],
         "flatbuffer": [
-            tflite_file_test.model_bytes(**operators),
-            tflite_file_test.model_bytes(tflite_file_test.SPARSE, **operators),
-            tflite_file_test.model_bytes(
+            tflite_bytes.model_bytes(**operators),
+            tflite_bytes.model_bytes(tflite_bytes.SPARSE, **operators),
+            tflite_bytes.model_bytes(
                 buffers=(b"", bytes(24), described),
                 metadata=((manifest.METADATA_NAME, 2),),
                 **operators,

@@ -13,7 +13,7 @@ from checkpoints import constants, patch, soundness, tflite_file, weights
 from ondevice import extraction
 from ondevice.device import checks
 from ondevice.rebuild import naming, porting, recognition
-from tests import checkpoint_data, shared_data, tflite_file_test, tiny
+from tests import checkpoint_data, shared_data, tflite_bytes, tiny
 from tests.soak import json_mutations, limits, mutations
 
 # Inputs of one case.
@@ -145,7 +145,7 @@ def _count(
 @functools.cache
 def _model(name: str) -> tuple[bytes, list[mutations.Place]]:
     """A whole .tflite, and where its parts lie."""
-    write = tflite_file_test.model_bytes
+    write = tflite_bytes.model_bytes
     graph = {
         "operators": ((0, (0,), (0,)),) * 3,
         "codes": ((142, None),),
@@ -159,7 +159,7 @@ def _model(name: str) -> tuple[bytes, list[mutations.Place]]:
             return _model("sparse")
         data = path.read_bytes()
     elif name == "small":
-        data = write(tensors=tflite_file_test.PLAIN, **graph)
+        data = write(tensors=tflite_bytes.PLAIN, **graph)
     else:
         data = write(**_ENCODED[name], **graph)
     return data, mutations.places(data)
@@ -168,7 +168,7 @@ def _model(name: str) -> tuple[bytes, list[mutations.Place]]:
 _BLOCKED = ((0, 1, 2), (1,), (2, ([0, 1, 3], [1, 0, 1], "int32"), 2))
 _STRINGS = b"\2\0\0\0\x10\0\0\0\x12\0\0\0\x14\0\0\0abcd"
 _ENCODED: dict[str, dict] = {
-    "sparse": {"tensors": tflite_file_test.SPARSE},
+    "sparse": {"tensors": tflite_bytes.SPARSE},
     "blocks": {"tensors": (((2, 4), "FLOAT32", 1, _BLOCKED),)},
     "strings": {
         "tensors": (((2,), "STRING", 1),),
