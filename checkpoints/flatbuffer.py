@@ -142,7 +142,7 @@ class Reader:
                 f"Fields must lie inside their table of {fields[0]} bytes. "
                 f"Received: offsets {list(fields[1:])[:64]}; in {where}."
             )
-        return fields + (0,) * max(0, MAX_SLOTS + 1 - len(fields))
+        return (fields + (0,) * MAX_SLOTS)[: MAX_SLOTS + 1]
 
 
 class Table:
@@ -200,7 +200,8 @@ class Table:
         self.reader.spend(self, _STRING + length)
         text = self.reader.data[start : start + length]
         if not text.isascii():
-            self.reader.spend(self, 3 * length)
+            # Up to four bytes each, and six while the first wide one is found.
+            self.reader.spend(self, 7 * length)
         return text.decode(errors="replace")
 
     def numbers(self, slot: int, code: str) -> tuple:

@@ -36,6 +36,8 @@ NONE: Mapping[str, Any] = types.MappingProxyType({})
 # Bytes of memory, at most, of a mapping of two texts, of another beside its fields, and
 # of one value in a vector.
 _TEXTS, _OPTIONS, _ITEM = 300, 700, 100
+# Bytes of a table that is looked up by its content; those of the schema are shorter.
+_SHORT = 1024
 _HELPERS = ("Length", "AsNumpy", "IsNone")
 
 
@@ -73,10 +75,9 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
     fields = _fields(name)
     if not fields:
         return NONE
-    content = (name, table.content())
-    known = table.reader.same.get(content)
-    if known is not None:
-        return known
+    content = (name, table.content()) if table.fields[0] <= _SHORT else None
+    if content in table.reader.same:
+        return table.reader.same[content]
     table.reader.spend(table, _OPTIONS + 64 * len(fields) + table.fields[0])
     accessor = getattr(tflite, name)()
     accessor.Init(table.reader.data, table.position)
@@ -100,7 +101,7 @@ def decode(table: flatbuffer.Table, name: str) -> Mapping[str, Any]:
             options[key] = _plain(value, key)
     found = types.MappingProxyType(options)
     # A table of numbers alone, which refers to nothing, means the same wherever it is.
-    if all(isinstance(value, (int, float)) for value in options.values()):
+    if content and all(isinstance(value, (int, float)) for value in options.values()):
         table.reader.same[content] = found
     return found
 

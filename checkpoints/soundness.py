@@ -11,6 +11,8 @@ Source: tensorflow/lite/core/interpreter_builder.cc and core/subgraph.cc.
 
 from __future__ import annotations
 
+import collections
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -27,6 +29,9 @@ from checkpoints.tflite_types import (
 
 # Bytes of one tensor, the most that a .tflite of old could hold.
 MAX_TENSOR = 2**31
+
+# Of one subgraph; what is hostile has one in every few bytes.
+_MOST_FAULTS = 1000
 
 # Bits of an element; strings have a table of their own, handles none.
 _BITS = {name: 8 * np.dtype(code).itemsize for name, code in NUMPY_DTYPES.items()} | {
@@ -73,13 +78,13 @@ def faults(file: TfliteFile) -> list[str]:
     found = []
     for graph in file.subgraphs:
         where = f" of subgraph {graph.index}"
-        found += [fault + where for fault in _tensors(file, graph)]
-        found += [fault + where for fault in _flow(file, graph)]
+        each = itertools.chain(_tensors(file, graph), _flow(file, graph))
+        found += [fault + where for fault in itertools.islice(each, _MOST_FAULTS)]
     for signature in file.signatures:
         graph = file.subgraphs[signature.subgraph]
         for what, named, there in (
-            ("input", signature.inputs, graph.inputs),
-            ("output", signature.outputs, graph.outputs),
+            ("input", signature.inputs, set(graph.inputs)),
+            ("output", signature.outputs, set(graph.outputs)),
         ):
             found += [
                 f"{what} {name[:80]!r} of signature {signature.key[:80]!r}, tensor "
@@ -92,6 +97,7 @@ def faults(file: TfliteFile) -> list[str]:
 
 def _tensors(file: TfliteFile, graph: Subgraph) -> Iterator[str]:
     """Tensors that no memory fits."""
+    strings: dict[tuple[int, tuple[int, ...]], int] = {}  # The first of each.
     for tensor in graph.tensors:
         stored = file.buffers[tensor.buffer].size
         bits = _BITS.get(tensor.dtype, 0) * math.prod(tensor.shape)
@@ -100,15 +106,17 @@ def _tensors(file: TfliteFile, graph: Subgraph) -> Iterator[str]:
         if not stored or tensor.sparsity is not None:
             continue
         if tensor.dtype == "STRING":
-            try:
-                file.constant(graph.index, tensor.index)
-            except TfliteError as error:
-                yield str(error).rstrip(".")
+            strings.setdefault((tensor.buffer, tensor.shape), tensor.index)
         elif stored != (bits + 7) // 8:
             yield (
                 f"tensor {tensor.index} of {tensor.dtype} {tensor.shape} with {stored} "
                 "bytes"
             )
+    for index in strings.values():
+        try:
+            file.string_offsets(graph.index, index)
+        except TfliteError as error:
+            yield str(error).rstrip(".")
 
 
 def _flow(file: TfliteFile, graph: Subgraph) -> Iterator[str]:
@@ -146,8 +154,18 @@ def _cycle(file: TfliteFile) -> list[str]:
         {called for operator in graph.operators for called in operator.calls}
         for graph in file.subgraphs
     ]
+    callers = collections.defaultdict(list)
+    for caller, called in enumerate(calls):
+        for index in called:
+            callers[index].append(caller)
     # Whoever calls nobody that is left is no part of a cycle.
-    left = set(range(len(calls)))
-    while free := {index for index in left if not left & calls[index]}:
-        left -= free
+    left = {caller: len(called) for caller, called in enumerate(calls)}
+    free = [index for index, count in left.items() if not count]
+    while free:
+        index = free.pop()
+        del left[index]
+        for caller in callers[index]:
+            left[caller] -= 1
+            if not left[caller]:
+                free.append(caller)
     return [f"subgraphs {sorted(left)[:8]}, which call each other in turn"] * bool(left)

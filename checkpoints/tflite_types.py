@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import struct
 import types
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from checkpoints import allowance
 from checkpoints import sparsity as sparsities
 
 NUMPY_DTYPES = types.MappingProxyType(
@@ -33,6 +35,9 @@ NUMPY_DTYPES = types.MappingProxyType(
         "UINT64": "<u8",
     }
 )
+
+# Bytes of memory of one string of a constant beside its characters, at most.
+_A_STRING = 64
 
 
 class TfliteError(ValueError):
@@ -204,7 +209,15 @@ class TfliteFile:
             return None
         where = f"tensor {tensor_index} ({tensor.name!r}) of subgraph {subgraph}"
         if tensor.dtype == "STRING" and tensor.sparsity is None:
-            return _strings(bytes(stored), tensor.shape, where)
+            offsets = self.string_offsets(subgraph, tensor_index)
+            if _A_STRING * offsets.size > allowance.of(len(self.data)):
+                raise TfliteError(
+                    "A string constant must not take more memory than reading the file "
+                    f"may. Received: {offsets.size} strings; in {where}."
+                )
+            values = np.empty(offsets.size - 1, object)
+            values[:] = [bytes(stored[a:b]) for a, b in itertools.pairwise(offsets)]
+            return values.reshape(tensor.shape)
         if tensor.sparsity or tensor.dtype not in NUMPY_DTYPES:
             raise TfliteError(
                 "A constant must be a dense array of a dtype that numpy has. Received: "
@@ -218,6 +231,33 @@ class TfliteFile:
                 f"have {expected} bytes. Received: {stored.nbytes}; in {where}."
             )
         return np.frombuffer(stored, dtype).reshape(tensor.shape)
+
+    def string_offsets(self, subgraph: int, tensor_index: int) -> np.ndarray:
+        """Where the strings of a constant begin in its buffer, and the last one ends.
+
+        Returns:
+          [strings + 1] of int32, rising.
+
+        Raises:
+          TfliteError: If it is no table of so many strings: int32 count, count + 1
+            int32 offsets, characters.
+        """
+        tensor = self.subgraphs[subgraph].tensors[tensor_index]
+        stored = self.buffer_bytes(tensor.buffer)
+        where = f"tensor {tensor_index} ({tensor.name[:80]!r}) of subgraph {subgraph}"
+        count = struct.unpack_from("<i", stored)[0] if len(stored) >= 4 else -1
+        if count != math.prod(tensor.shape) or len(stored) < 4 * (count + 2):
+            raise TfliteError(
+                f"A string constant of shape {tensor.shape} must hold that many "
+                f"strings. Received: {count} in {len(stored)} bytes; in {where}."
+            )
+        offsets = np.frombuffer(stored, "<i4", count + 1, 4)
+        if offsets[0] < 0 or offsets[-1] > len(stored) or (np.diff(offsets) < 0).any():
+            raise TfliteError(
+                f"A string constant's offsets must rise inside its {len(stored)} "
+                f"bytes. Received: {offsets[:8].tolist()}; in {where}."
+            )
+        return offsets
 
     def census(self) -> dict[str, int]:
         """Returns operator name -> count over all subgraphs, sorted by name."""
@@ -237,23 +277,3 @@ class TfliteFile:
         return sorted(
             {o.name for g in self.subgraphs for o in g.operators if o.custom}
         )
-
-
-def _strings(stored: bytes, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """Unpacks a string tensor: int32 count, count + 1 int32 offsets, characters."""
-    count = struct.unpack_from("<i", stored)[0] if len(stored) >= 4 else -1
-    if count != math.prod(shape) or len(stored) < 4 * (count + 2):
-        raise TfliteError(
-            f"A string constant of shape {shape} must hold that many strings. "
-            f"Received: {count} in {len(stored)} bytes; in {where}."
-        )
-    offsets = struct.unpack_from(f"<{count + 1}i", stored, 4)
-    rising = all(a <= b for a, b in zip((0, *offsets), (*offsets, len(stored))))
-    if not rising:
-        raise TfliteError(
-            f"A string constant's offsets must rise inside its {len(stored)} bytes. "
-            f"Received: {offsets[:8]}; in {where}."
-        )
-    values = np.empty(count, object)
-    values[:] = [stored[a:b] for a, b in zip(offsets, offsets[1:])]
-    return values.reshape(shape)

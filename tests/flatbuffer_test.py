@@ -79,9 +79,10 @@ class BoundsTest(parameterized.TestCase):
         with self.assertRaisesRegex(flatbuffer.FlatbufferError, "4 bytes at 15"):
             table.scalar(0, INT32)
 
-    def test_more_fields_than_may_be_asked_for_are_kept(self):
-        fields = (4, *(0,) * 30)
-        self.assertEqual(root(file(fields=fields, body=b"")).fields, fields)
+    def test_no_more_fields_are_kept_than_may_be_asked_for(self):
+        for more in (flatbuffer.MAX_SLOTS, flatbuffer.MAX_SLOTS + 1, 3):
+            found = root(file(fields=(4, *(0,) * more), body=b"")).fields
+            self.assertEqual(found, (4, *(0,) * flatbuffer.MAX_SLOTS))
 
 
 class VectorTest(parameterized.TestCase):
@@ -124,7 +125,7 @@ class VectorTest(parameterized.TestCase):
             (b"a" * 80, 80, lambda table: table.text(0), 64 + 80),
             # One character that is not ASCII's makes each of them wide.
             ("a".encode() * 76 + "\U0001f600".encode(), 80, lambda table: table.text(0),
-             64 + 4 * 80),
+             64 + 8 * 80),
             (bytes(80), 20, lambda table: table.numbers(0, "i"), 40 + 8 * 20),
             (bytes(76) + b"\1\1\0\0", 20, lambda table: table.numbers(0, "i"),
              40 + 40 * 20),

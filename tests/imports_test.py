@@ -139,7 +139,7 @@ class ArrowTest(parameterized.TestCase):
 class DataclassTest(absltest.TestCase):
     # Counters and state, which nothing else is handed as a value.
     THAT_CHANGE = {
-        "Affine", "Course", "Found", "Node", "State", "_Counts", "_Files",
+        "Affine", "Course", "Found", "Node", "Picture", "State", "_Counts", "_Files",
     }  # fmt: skip
 
     def test_what_is_passed_on_cannot_be_changed(self):

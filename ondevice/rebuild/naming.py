@@ -53,7 +53,7 @@ _LONGEST = 1000
 _RESERVED = "__metadata__"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Constant:
     """One constant, as one layer reads it.
 

@@ -9,6 +9,7 @@ Here each way becomes the same nodes, whose kinds are those of `topology.Layer`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import struct
 
 import tflite
@@ -217,7 +218,7 @@ def _kind(
     Where no layer is like the operator: its name, its options, and no weights.
     """
     graph, options = file.subgraphs[0], operator.options
-    plain = operator.name, tuple(sorted((k, repr(v)) for k, v in options.items())), ()
+    plain = operator.name, tuple(sorted((k, _short(v)) for k, v in options.items())), ()
     if options.get("fused_activation_function", _NONE) not in (_NONE, _RELU):
         return plain
     step = options.get("stride_h", 0), options.get("stride_w", 0)
@@ -248,7 +249,10 @@ def _kind(
             return "max_pool", (side, step[0]), ()
     elif operator.name == "PAD":
         paddings = file.constant(0, operands[1]) if len(operands) == 2 else None
-        if paddings is not None and paddings.shape == (4, 2):
+        if paddings is not None and (paddings.shape, paddings.dtype.kind) == (
+            (4, 2),
+            "i",
+        ):
             if not paddings[:3].any() and not paddings[3, 0]:
                 return "channel_pad", (1, 1), ()
             added = int(paddings[1, 0])
@@ -267,6 +271,13 @@ def _kind(
     elif operator.name == "PRELU":
         return "prelu", (1, 1), (1,)
     return plain
+
+
+def _short(option: object) -> str:
+    """A text that is equal for equal options, however long."""
+    if isinstance(option, bytes):
+        return hashlib.sha256(option).hexdigest()
+    return repr(option)
 
 
 def _window(

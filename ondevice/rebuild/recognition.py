@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Mapping
 
 from checkpoints import tflite_file
 from ondevice.rebuild import nodes, specs, topology
 
 _COMMUTATIVE = ("add",)
+
+# A node with more is no network's; a file may have one of a hundred thousand.
+_MOST_INPUTS = 1000
+# Of what a message lists.
+_LISTED = 20
 
 
 class UnknownDetectorError(ValueError):
@@ -86,7 +92,7 @@ def _refusal(
     """What is known, what was received, and where the nearest detector ends."""
     tensors = file.subgraphs[0].tensors
     ends = (*file.subgraphs[0].inputs, *file.subgraphs[0].outputs)
-    shapes = [list(tensors[i].shape) for i in ends]
+    shapes = [list(tensors[i].shape) for i in ends[:_LISTED]]
     nearest = (
         f"{best[0]:.0%} of {best[1]}'s layers agree, the first other one is {best[2]}"
         if best[0]
@@ -96,11 +102,14 @@ def _refusal(
     for node in graph.nodes:
         if not node.known:
             strange.setdefault(node.kind, node.operator)
-    listed = ", ".join(f"{name} (operator {at})" for name, at in strange.items())
+    first = itertools.islice(strange.items(), _LISTED)
+    listed = ", ".join(f"{name[:80]} (operator {at})" for name, at in first)
+    counts = itertools.islice(file.census().items(), _LISTED)
+    census = {name[:80]: count for name, count in counts}
     return (
         f"The graph must be one of the known detectors: {', '.join(specs.PRESETS)}. "
         f"Received: inputs and outputs of shapes {shapes}, operators "
-        f"{file.census()}; {nearest}"
+        f"{census}; {nearest}"
         + (f"; no layer is like {listed}." if listed else ".")
     )
 
@@ -138,6 +147,9 @@ def _graph_keys(graph: nodes.Graph) -> dict[int, str]:
     for node in graph.nodes:
         # Constants carry weights, which tell no network from another. What a node reads
         # and nothing made before it is no network's.
+        if len(node.inputs) > _MOST_INPUTS:
+            keys[node.output] = _digest("too many inputs", node.output)
+            continue
         inputs = [keys.get(i) or _digest("not computed", i) for i in node.inputs]
         keys[node.output] = _key(node.kind, node.window, node.shape, inputs)
     for index in graph.outputs:
