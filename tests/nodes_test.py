@@ -122,7 +122,7 @@ class ConvolutionTest(parameterized.TestCase):
         self.assertEqual((second.kind, second.output), ("relu", 3))
         self.assertEqual((second.inputs, second.weights), ((7,), ()))
         self.assertEqual((second.window, made.outputs), ((1, 1), (3,)))
-        self.assertEqual((made.inputs, made.input_shapes), ((0,), ((8, 8, 4),)))
+        self.assertEqual(made.inputs, {0: (8, 8, 4)})
 
     def test_weights_behind_what_decodes_them(self):
         made = nodes.read(

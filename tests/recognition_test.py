@@ -200,7 +200,7 @@ class PaddingTest(parameterized.TestCase):
         graph = nodes.read(tflite_file.parse(data))
         found = {node.output: node for node in graph.nodes}[graph.outputs[0]]
         self.assertEqual((found.kind, found.window), ("conv", window))
-        same = found.inputs == graph.inputs
+        same = found.inputs == tuple(graph.inputs)
         self.assertEqual(same, len(window) == 2)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import struct
+from collections.abc import Mapping
 
 import tflite
 
@@ -78,14 +79,12 @@ class Graph:
 
     Attributes:
       nodes: In the order of execution.
-      inputs: Tensors that are given.
-      input_shapes: Theirs, without the batch.
+      inputs: Shapes of the tensors that are given, without the batch, by their indices.
       outputs: Tensors that are asked for, as nodes compute them, in the file's order.
     """
 
     nodes: tuple[Node, ...]
-    inputs: tuple[int, ...]
-    input_shapes: tuple[tuple[int, ...], ...]
+    inputs: Mapping[int, tuple[int, ...]]
     outputs: tuple[int, ...]
 
 
@@ -132,8 +131,7 @@ def read(file: tflite_file.TfliteFile) -> Graph:
             computed.add(output)
     return Graph(
         nodes=tuple(made.values()),
-        inputs=graph.inputs,
-        input_shapes=tuple(graph.tensors[i].shape[1:] for i in graph.inputs),
+        inputs={i: graph.tensors[i].shape[1:] for i in graph.inputs},
         outputs=tuple(stored.get(i, i) for i in graph.outputs),
     )
 

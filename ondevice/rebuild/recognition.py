@@ -142,7 +142,7 @@ def _graph_keys(graph: nodes.Graph) -> dict[int, str]:
     """The key of every tensor that the file takes in or computes."""
     keys = {
         index: _key("input", (1, 1), shape, [])
-        for index, shape in zip(graph.inputs, graph.input_shapes, strict=True)
+        for index, shape in graph.inputs.items()
     }
     for node in graph.nodes:
         # Constants carry weights, which tell no network from another. What a node reads
