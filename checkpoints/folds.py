@@ -24,27 +24,35 @@ from checkpoints import shapes
 
 WEIGHT, CONSTANT, RESHAPE, TRANSPOSE = "weight", "constant", "Reshape", "Transpose"
 _SETTINGS = (RESHAPE, TRANSPOSE)  # of one expression, and integers
-OPERATORS: dict[str, Callable[..., np.ndarray]] = {
+_Function = Callable[..., np.ndarray]
+_UNARY: dict[str, _Function] = {
+    "Neg": np.negative,
+    "Rsqrt": lambda x: np.float32(1) / np.sqrt(x),
+    "Sqrt": np.sqrt,
+    "Square": np.square,
+}
+_ELEMENTWISE: dict[str, _Function] = {
     "Add": np.add,
     "AddV2": np.add,
     "Maximum": np.maximum,
     "Minimum": np.minimum,
     "Mul": np.multiply,
-    "Neg": np.negative,
     "RealDiv": np.divide,
-    "Rsqrt": lambda x: np.float32(1) / np.sqrt(x),
-    "Sqrt": np.sqrt,
-    "Square": np.square,
     "Sub": np.subtract,
-    # What an offset of each channel [I] becomes behind a filter [..., I, O] that reads
-    # no padding, [O]; and behind a depthwise one [h, w, C, M], [C * M].
+}
+# What an offset of each channel [I] becomes behind a filter [..., I, O] that reads
+# no padding, [O]; and behind a depthwise one [h, w, C, M], [C * M].
+_THROUGH: dict[str, _Function] = {
     "Through": lambda offset, kernel: offset @ _summed(kernel),
     "ThroughEach": lambda offset, kernel: (offset[:, None] * _summed(kernel)).ravel(),
 }
+OPERATORS = _UNARY | _ELEMENTWISE | _THROUGH
 # Of the metadata that holds a frozen weight which a fold needs beside trained ones.
 METADATA_PREFIX = "ondevice.weight/"
 # Of an expression: a folded BatchNorm takes 8, a hostile file must not take the stack.
 MAX_DEPTH = 64
+# Elements that two small operands may be broadcast to; larger ones to the larger's.
+_SMALL = 2**12
 
 
 def _summed(kernel: np.ndarray) -> np.ndarray:
@@ -73,12 +81,13 @@ def evaluate(expression: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
       values: Name -> float32 array of every weight in it.
 
     Returns:
-      The array, float32.
+      The array, float32, which shares no memory with the values.
 
     Raises:
-      FoldError: If it is malformed, or a weight is missing or of another shape.
+      FoldError: If it is malformed, or a weight is missing or of another shape; or if
+        operands would be broadcast to many times their size.
     """
-    return _evaluate(expression, values, 0)
+    return np.array(_evaluate(expression, values, 0))
 
 
 def _weights(expression: Any, depth: int) -> dict[str, tuple[int, ...]]:
@@ -102,7 +111,7 @@ def _evaluate(
         value = np.asarray(values.get(name))
         if value.shape != shape or value.dtype != np.float32:
             raise _malformed(
-                f"{name!r} of {value.dtype} {value.shape}, not float32 {shape}"
+                f"{name[:80]!r} of {value.dtype} {value.shape}, not float32 {shape}"
             )
         return value
     if kind == CONSTANT:
@@ -110,7 +119,7 @@ def _evaluate(
         try:
             return np.array(parts[1], np.float32).reshape(shape)
         except (TypeError, ValueError, OverflowError) as error:
-            raise _malformed(f"a constant: {error}") from error
+            raise _malformed(f"a constant: {str(error)[:200]}") from error
     if kind == RESHAPE:
         shape = _shape(parts[1], expression)
         value = _evaluate(parts[0], values, depth + 1)
@@ -125,10 +134,28 @@ def _evaluate(
         return value.transpose(axes)
     operands = [_evaluate(part, values, depth + 1) for part in parts]
     try:
+        _require_bounded(kind, operands)
         with np.errstate(all="ignore"):  # What is not finite is refused by the patch.
             return np.asarray(OPERATORS[kind](*operands), np.float32)
     except (IndexError, TypeError, ValueError) as error:  # operands that do not fit
         raise _malformed(f"{kind}: {error}") from error
+
+
+def _require_bounded(kind: str, operands: list[np.ndarray]) -> None:
+    """Proves before it is computed that a result is no larger than what it is of.
+
+    Raises:
+      ValueError: If the operands do not fit, or make something larger.
+    """
+    if kind in _UNARY:
+        return
+    one, two = (operand.shape for operand in operands)
+    if kind in _THROUGH and one != two[-2:-1]:
+        raise ValueError(f"an offset {one} for a filter {two}")
+    if kind in _ELEMENTWISE:
+        size = math.prod(np.broadcast_shapes(one, two))
+        if size > max(_SMALL, *(operand.size for operand in operands)):
+            raise ValueError(f"{one} and {two} would make {size} elements")
 
 
 def _opened(expression: Any, depth: int) -> tuple[str, list[Any]]:
@@ -140,8 +167,8 @@ def _opened(expression: Any, depth: int) -> tuple[str, list[Any]]:
     ):
         raise _malformed(reprlib.repr(expression))
     kind, *parts = expression
-    special = kind in (WEIGHT, CONSTANT, *_SETTINGS)
-    if not (special or kind in OPERATORS) or (special and len(parts) != 2):
+    known = kind in (WEIGHT, CONSTANT, *_SETTINGS, *OPERATORS)
+    if not known or len(parts) != (1 if kind in _UNARY else 2):
         raise _malformed(reprlib.repr(expression))
     if kind == WEIGHT and not isinstance(parts[0], str):
         raise _malformed(reprlib.repr(expression))

@@ -89,6 +89,11 @@ class EvaluateTest(parameterized.TestCase):
         (["Transpose", W],),
         (["Exec", W, W],),
         (["Mul", W],),
+        (["Neg", W, W],),
+        (["Add", ["constant", [8000, 1], [0.0] * 8000],
+          ["constant", [1, 8000], [0.0] * 8000]],),
+        (["Through", ["constant", [2, 2], [0.0] * 4], W],),
+        (["ThroughEach", ["constant", [1], [0.0]], W],),
         (["Mul", W, ["constant", [5], [1.0] * 5]],),
         (["Through", ["weight", "s", [3]], W],),
         (["ThroughEach", ["constant", [], [1.0]], W],),
@@ -96,6 +101,38 @@ class EvaluateTest(parameterized.TestCase):
     def test_malformed(self, expression):
         with self.assertRaisesRegex(folds.FoldError, "A fold must be"):
             folds.evaluate(expression, VALUES)
+
+    def test_no_weight_is_written_to(self):
+        # numpy takes an operand too many for the place of the result.
+        for kind in folds.OPERATORS:
+            values = {name: array.copy() for name, array in VALUES.items()}
+            for operands in ([W], [W, W], [W, W, W]):
+                try:
+                    found = folds.evaluate([kind, *operands], values)
+                except folds.FoldError:
+                    continue
+                self.assertFalse(np.shares_memory(found, values["w"]))
+            np.testing.assert_array_equal(values["w"], VALUES["w"])
+
+    @parameterized.parameters(
+        (W,), (["Reshape", W, [6]],), (["Transpose", W, [1, 0]],)
+    )
+    def test_a_result_is_no_part_of_a_weight(self, expression):
+        found = folds.evaluate(expression, VALUES)
+        self.assertFalse(np.shares_memory(found, VALUES["w"]))
+
+    @parameterized.parameters(
+        (["weight", "a" * 10_000, [1]],), (["constant", [1], ["a" * 10_000]],)
+    )
+    def test_an_error_is_short(self, expression):
+        with self.assertRaises(folds.FoldError) as caught:
+            folds.evaluate(expression, VALUES)
+        self.assertLess(len(str(caught.exception)), 1_000)
+
+    def test_small_operands_may_be_broadcast(self):
+        row = ["constant", [1, 60], [1.0] * 60]
+        found = folds.evaluate(["Mul", row, ["Transpose", row, [1, 0]]], {})
+        self.assertEqual(found.shape, (60, 60))
 
     def test_depth_is_bounded(self):
         expression = W
