@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import shapes, strict_json
@@ -169,14 +170,14 @@ class Manifest:
         """Returns the signature called `key`.
 
         Raises:
-          ManifestError: If there is none; the error lists those there are.
+          ManifestError: If there is none; the error lists the first of those there are.
         """
         for signature in self.signatures:
             if signature.key == key:
                 return signature
+        keys = strict_json.summary([repr(s.key[:80]) for s in self.signatures])
         raise ManifestError(
-            f"Signature {key!r} is not in the file. "
-            f"Available: {[s.key for s in self.signatures]}."
+            f"Signature {key[:80]!r} is not in the file. Available: {keys or 'none'}."
         )
 
 
@@ -219,12 +220,10 @@ def from_json(text: str | bytes | memoryview, size: int | None = None) -> Manife
       ManifestError: Naming every fault: unknown or missing keys, wrong types, another
         version, contradictions; or that it takes too much memory.
     """
-    if not isinstance(text, str):
-        text = str(text, errors="replace")
     value, faults = strict_json.load(text, size)
     if isinstance(value, dict) and value.get("version") != FORMAT_VERSION:
         # Of another version nothing else can be told.
-        faults.append(f"version {str(value.get('version'))[:80]}")
+        faults.append(f"version {strict_json.shown(value.get('version'))}")
     elif not faults:
         manifest = strict_json.decode(Manifest, value, "manifest", faults)
         if not faults:
@@ -261,15 +260,16 @@ def of_file(file: tflite_types.TfliteFile) -> Manifest | None:
 
 def _contradictions(manifest: Manifest) -> list[str]:
     """Returns what no type can tell."""
-    faults = []
-    if manifest.kind not in KINDS:
-        faults.append(f"kind {manifest.kind!r}, none of {KINDS}")
-    if manifest.ops not in OPS:
-        faults.append(f"ops {manifest.ops!r}, none of {OPS}")
-    if manifest.target not in TARGETS:
-        faults.append(f"target {manifest.target!r}, none of {TARGETS}")
-    if manifest.heads not in HEADS:
-        faults.append(f"heads {manifest.heads!r}, none of {HEADS}")
+    faults = [
+        f"{what} {strict_json.shown(found)}, none of {known}"
+        for what, found, known in (
+            ("kind", manifest.kind, KINDS),
+            ("ops", manifest.ops, OPS),
+            ("target", manifest.target, TARGETS),
+            ("heads", manifest.heads, HEADS),
+        )
+        if found not in known
+    ]
     if min(manifest.input_size, manifest.batch_size, manifest.keypoints) < 0:
         faults.append("a negative input_size, batch_size or keypoints")
     for what, names in (
@@ -280,25 +280,37 @@ def _contradictions(manifest: Manifest) -> list[str]:
     ):
         if len(set(names)) != len(names):
             faults.append(f"{what} with one name twice")
-    shaped: list[tuple[str, tuple[int, ...]]] = []
+    tensors = itertools.islice(_wrong_tensors(manifest), strict_json.MOST_FAULTS)
+    return faults + list(tensors)
+
+
+def _wrong_tensors(manifest: Manifest) -> Iterator[str]:
+    """Yields what is wrong with variables, constants and inputs, one by one.
+
+    What they are called is quoted in part, and of the wrong ones alone: a name may be
+    as long as the file, and one signature's key is that of thousands of inputs.
+    """
     for variable in manifest.variables:
-        shaped.append((variable.name, variable.shape))
         if variable.role not in ROLES:
-            faults.append(f"role {variable.role!r} of {variable.name!r}")
+            yield f"role {_of(variable.role, variable.name)}"
         if variable.dtype not in DTYPES:
-            faults.append(f"dtype {variable.dtype!r} of {variable.name!r}")
+            yield f"dtype {_of(variable.dtype, variable.name)}"
+        if not shapes.is_possible(variable.shape):
+            yield f"shape {_of(variable.shape, variable.name)}"
     for constant in manifest.constants:
-        shaped.append((constant.variable, constant.shape))
         if sorted(constant.permutation) != list(range(len(constant.permutation))):
-            faults.append(
-                f"permutation {constant.permutation[:8]} of {constant.variable!r}"
-            )
+            yield f"permutation {_of(constant.permutation, constant.variable)}"
+        if not shapes.is_possible(constant.shape):
+            yield f"shape {_of(constant.shape, constant.variable)}"
     for signature in manifest.signatures:
         for spec in (*signature.inputs, *signature.outputs):
-            shaped.append((f"{signature.key}.{spec.name}", spec.shape))
             if spec.dtype not in (*DTYPES, "string"):
-                faults.append(f"dtype {spec.dtype!r} of {signature.key}.{spec.name}")
-    for name, shape in shaped:
-        if not shapes.is_possible(shape):
-            faults.append(f"shape {shape[:8]} of {name!r}")
-    return faults
+                yield f"dtype {_of(spec.dtype, signature.key, spec.name)}"
+            if not shapes.is_possible(spec.shape):
+                yield f"shape {_of(spec.shape, signature.key, spec.name)}"
+
+
+def _of(value: Any, *names: str) -> str:
+    """A value that is wrong, and what it is of."""
+    name = ".".join(name[:80] for name in names)
+    return f"{strict_json.shown(value)} of {name!r}"

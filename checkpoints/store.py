@@ -156,7 +156,7 @@ def load_file(
 
     Raises:
       CheckpointError: If the file is no checkpoint, is cut short or is damaged; the
-        error names every damaged tensor.
+        error names the damaged tensors, or the first of many.
       OSError: If it cannot be read.
     """
     try:
@@ -208,22 +208,28 @@ def misfits(
             f"another model, {header.fingerprint[:16]!r}, not {fingerprint[:16]!r}"
         )
     if header is not None and optimizer is not None:
-        if _json(header.optimizer) != _json(optimizer):
-            found.append(
-                f"another optimizer, {_json(header.optimizer)}, not {_json(optimizer)}"
-            )
+        there, own = _json(header.optimizer), _json(optimizer)
+        if there != own:
+            found.append(f"another optimizer, {there[:400]}, not {own[:400]}")
     specs = {variable.name: variable for variable in variables}
     if missing := sorted(set(specs) - set(tensors)):
-        found.append(f"missing tensors {missing}")
+        found.append(f"missing tensors {_listed(missing)}")
     if surplus := sorted(set(tensors) - set(specs)):
-        found.append(f"surplus tensors {surplus}")
+        found.append(f"surplus tensors {_listed(surplus)}")
     for name in sorted(set(specs) & set(tensors)):
         array, spec = tensors[name], specs[name]
         if array.shape != spec.shape:
-            found.append(f"{name!r} of shape {array.shape}, not {spec.shape}")
+            found.append(f"{name[:80]!r} of shape {array.shape}, not {spec.shape}")
         if array.dtype != np.dtype(spec.dtype):
-            found.append(f"{name!r} of dtype {array.dtype}, not {spec.dtype}")
+            found.append(f"{name[:80]!r} of dtype {array.dtype}, not {spec.dtype}")
     return found + scans.not_finite(tensors)
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - strict_json.MAX_FAULTS
+    shown = [name[:80] for name in names[: strict_json.MAX_FAULTS]]
+    return f"{shown} and {more} more" if more > 0 else str(shown)
 
 
 def _storable(faults: list[str], path: str | os.PathLike[str]) -> None:
@@ -281,7 +287,7 @@ def _load(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Header]:
     if damaged:
         raise CheckpointError(
             "Every tensor must have the checksum that the file gives for it. Received: "
-            f"others for {damaged}."
+            f"others for {_listed(damaged)}."
         )
     tensors = {
         name: chunk.view(DTYPES[table[name].dtype]).reshape(table[name].shape)
@@ -300,7 +306,7 @@ def _table(
     Returns:
       Name -> entry, the header, and name -> checksum.
     """
-    value = _object(text.decode(errors="replace"), "the table", size)
+    value = _object(text, "the table", size)
     texts = value.pop("__metadata__", None)
     if (
         not isinstance(texts, dict)
@@ -308,7 +314,7 @@ def _table(
         or not all(isinstance(part, str) for part in texts.values())
         or texts["format"] != FORMAT
     ):
-        raise _malformed([f"__metadata__ {str(texts)[:200]}"])
+        raise _malformed([f"__metadata__ {strict_json.shown(texts)}"])
     faults: list[str] = []
     table = strict_json.decode(Mapping[str, _Entry], value, "tensor", faults)
     faults = faults or _layout(table)
@@ -319,7 +325,8 @@ def _table(
     sums = _object(texts["crc32"], "crc32", size)
     found = _object(texts["header"], "the header", size)
     if found.get("format_version") != FORMAT_VERSION:
-        raise _malformed([f"format version {str(found.get('format_version'))[:80]}"])
+        version = strict_json.shown(found.get("format_version"))
+        raise _malformed([f"format version {version}"])
     header = strict_json.decode(Header, found, "header", faults)
     if set(sums) != set(table):
         faults.append("checksums that are not of the tensors")
@@ -328,7 +335,7 @@ def _table(
     return table, header, sums
 
 
-def _object(text: str, where: str, size: int) -> dict[str, Any]:
+def _object(text: str | bytes, where: str, size: int) -> dict[str, Any]:
     value, faults = strict_json.load(text, size)
     if faults or not isinstance(value, dict):
         raise _malformed([f"{where}: {'; '.join(faults) or 'no object'}"])

@@ -9,8 +9,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import json
 import math
+import reprlib
 import sys
 import types
 import typing
@@ -22,31 +24,43 @@ from checkpoints import allowance
 # A manifest of a thousand variables takes 0.3 MB.
 MAX_CHARACTERS = 16_000_000
 MAX_FAULTS = 20
+# Where decoding, and whatever else lists faults, ends: what is hostile has a fault in
+# every few characters.
+MOST_FAULTS = 1000
 _LONGEST_FAULT = 300
-# Decoding ends at so many: what is hostile has a fault in every few characters.
-_MOST_FAULTS = 1000
+_LONGEST_SHOWN = 80
 # The most that Python's objects take for each of these in the text, in bytes, a name
 # that no other is equal to for `:`; in a text within the text, escaped, for `\\u`.
-# tests/strict_json_test.py measures that no text takes more.
-_COSTS = {"[": 100, "{": 90, ",": 40, ":": 200, '"': 20, "\\u": 250}
+# tests/strict_json_test.py measures that no text takes more, whole numbers of a
+# tuple[float, ...] aside, which no dataclass here has.
+_COSTS = {"[": 115, "{": 90, ",": 40, ":": 200, '"': 20, "\\u": 250}
+# The most bytes that a byte of UTF-8 takes beside the file: a character beyond U+FFFF
+# makes four of each, in the text and in the value.
+_WIDENING = 8
 # Metadata of a field with a default that is left out where it holds that: files of
 # before it was there stay readable, and files that do not need it stay as they were.
 OPTIONAL: Mapping[str, Any] = types.MappingProxyType({"optional": True})
 
 
-def load(text: str, size: int | None = None) -> tuple[Any, list[str]]:
+def load(
+    text: str | bytes | memoryview, size: int | None = None
+) -> tuple[Any, list[str]]:
     """Parses JSON as RFC 8259 has it: no NaN, no key twice.
 
     Args:
-      text: The text; it is refused where it, and what `decode` makes of it, could take
-        more memory than `allowance.of` the file.
+      text: The text, or its UTF-8; it is refused where it, and what `decode` makes of
+        it, could take more memory than `allowance.of` the file.
       size: Bytes of the file that holds it; None where it is the whole file.
 
     Returns:
       (value, faults); the value is None where there are faults.
     """
-    fault = excess(text, len(text) if size is None else size)
-    if fault:
+    size = len(text) if size is None else size
+    if not isinstance(text, str):
+        if fault := _undecodable(text, size):
+            return None, [fault]
+        text = str(text, errors="replace")
+    if fault := excess(text, size):
         return None, [fault]
     try:
         return json.loads(text, parse_constant=_refuse, object_pairs_hook=_once), []
@@ -62,6 +76,14 @@ def excess(text: str, size: int) -> str:
     if cost > most:
         return f"JSON that may take {cost} bytes of memory, more than {most}"
     return ""
+
+
+def _undecodable(data: bytes | memoryview, size: int) -> str:
+    """Why so many bytes of a file may not even be made a text; "" where they may."""
+    if bytes(data).isascii():
+        return ""
+    cost, most = size + _WIDENING * len(data), allowance.of(size)
+    return f"a text that may take {cost} bytes, more than {most}" if cost > most else ""
 
 
 def memory(text: str) -> int:
@@ -111,6 +133,28 @@ def summary(faults: list[str]) -> str:
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
+def shown(value: Any) -> str:
+    """What an error quotes of a value, however large that is: 80 characters at most."""
+    text = _SHOWN.repr(value)
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+class _Shown(reprlib.Repr):
+    """A repr that looks at the beginnings of long values alone."""
+
+    def repr_str(self, value: str, level: int) -> str:
+        return repr(value[:_LONGEST_SHOWN])
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value[:_LONGEST_SHOWN])
+
+
+_SHOWN = _Shown()
+_SHOWN.maxlevel = 2
+
+
 def _shortened(fault: str) -> str:
     """A fault without the middle of what it quotes, where that is endless."""
     half = _LONGEST_FAULT // 2
@@ -146,7 +190,7 @@ def _dataclass_decoder(kind: type) -> _Decoder:
 
     def decoded(value: Any, faults: list[str]) -> Any:
         if not isinstance(value, dict):
-            faults.append(f" must be an object, not {_show(value)}")
+            faults.append(f" must be an object, not {shown(value)}")
             return None
         before = len(faults)
         if value.keys() != decoders.keys():
@@ -169,15 +213,15 @@ def _dataclass_decoder(kind: type) -> _Decoder:
 def _mapping_decoder(decoder: _Decoder) -> _Decoder:
     def decoded(value: Any, faults: list[str]) -> dict:
         if not isinstance(value, dict):
-            faults.append(f" must be an object, not {_show(value)}")
+            faults.append(f" must be an object, not {shown(value)}")
             return {}
         found = {}
         for name, item in value.items():
-            if len(faults) >= _MOST_FAULTS:
+            if len(faults) >= MOST_FAULTS:
                 break
             known = len(faults)
             found[name] = decoder(item, faults)
-            _within(f".{name}", faults, known)
+            _within(f".{name[:80]}", faults, known)
         return found
 
     return decoded
@@ -191,7 +235,7 @@ def _tuple_decoder(arguments: tuple) -> _Decoder:
 
     def decoded(value: Any, faults: list[str]) -> tuple:
         if not isinstance(value, list):
-            faults.append(f" must be a list, not {_show(value)}")
+            faults.append(f" must be a list, not {shown(value)}")
             return ()
         if not endless and len(value) != len(decoders):
             faults.append(f" must have {len(decoders)} items, not {len(value)}")
@@ -199,9 +243,9 @@ def _tuple_decoder(arguments: tuple) -> _Decoder:
         if exact and exact.issuperset(map(type, value)):
             return tuple(value)  # As a shape: most of what a manifest holds.
         found = []
-        kinds = decoders * len(value) if endless else decoders
+        kinds = itertools.repeat(decoders[0]) if endless else decoders
         for place, (decoder, item) in enumerate(zip(kinds, value)):
-            if len(faults) >= _MOST_FAULTS:
+            if len(faults) >= MOST_FAULTS:
                 break
             known = len(faults)
             found.append(decoder(item, faults))
@@ -215,7 +259,7 @@ def _plain_decoder(kind: type) -> _Decoder:
     def decoded(value: Any, faults: list[str]) -> Any:
         if type(value) is kind:  # bool is an int to isinstance.
             return value
-        faults.append(f" must be {kind.__name__}, not {_show(value)}")
+        faults.append(f" must be {kind.__name__}, not {shown(value)}")
         return None
 
     return decoded
@@ -223,11 +267,11 @@ def _plain_decoder(kind: type) -> _Decoder:
 
 def _float_decoder(value: Any, faults: list[str]) -> float | None:
     if type(value) not in (int, float):
-        faults.append(f" must be float, not {_show(value)}")
+        faults.append(f" must be float, not {shown(value)}")
         return None
     found = _float(value)
     if not math.isfinite(found):
-        faults.append(f" must be finite, not {_show(value)}")
+        faults.append(f" must be finite, not {shown(value)}")
         return None
     return found
 
@@ -288,8 +332,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted(name[:80] for name, count in counts.items() if count > 1)
         raise ValueError(f"keys must not appear twice, as {twice[:8]} do")
     return found
-
-
-def _show(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 from absl.testing import absltest, parameterized
 
-from checkpoints import manifest, tflite_file
+from checkpoints import allowance, manifest, tflite_file
 from tests import tflite_bytes
+from tests.soak import limits
 
 
 def example(**changes) -> manifest.Manifest:
@@ -140,7 +142,7 @@ class JsonTest(parameterized.TestCase):
         (
             "dtype_of_an_output",
             {"signatures": (_signature("y", (8,), "float31"),)},
-            "dtype 'float31' of infer.y",
+            "dtype 'float31' of 'infer.y'",
         ),
     )
     def test_contradictions(self, changes, message):
@@ -161,6 +163,45 @@ class JsonTest(parameterized.TestCase):
     def test_malformed(self, text, message):
         with self.assertRaisesRegex(manifest.ManifestError, message):
             manifest.from_json(text)
+
+
+class LongTest(absltest.TestCase):
+    """One name may be as long as the file, and be that of thousands of faults."""
+
+    def _message(self, **changes) -> str:
+        value = json.loads(manifest.to_json(example())) | changes
+        data = json.dumps(value, ensure_ascii=False).encode()
+        read = functools.partial(manifest.from_json, data)
+        if limits.held(read, allowance.of(len(data))):
+            return ""
+        with self.assertRaises(manifest.ManifestError) as caught:
+            read()
+        return str(caught.exception)
+
+    def test_a_signature_of_many_inputs(self):
+        for dtype, end in (("int32", ""), ("int33", "; and 980 more.")):
+            specs = [{"name": str(n), "shape": [], "dtype": dtype} for n in range(2000)]
+            long = {"key": "k" * 200_000, "inputs": specs, "outputs": []}
+            self.assertEndsWith(self._message(signatures=[long]), end)
+
+    def test_a_variable_of_several_faults(self):
+        long = {"name": "a" * 6_000_000, "shape": [-1], "dtype": "x" * 10**6}
+        message = self._message(variables=[long | {"role": "y", "buffer": 0}])
+        for words in ("role 'y' of 'aaa", "dtype 'xxx", "shape (-1,) of 'aaa"):
+            self.assertIn(words, message)
+
+    def test_values(self):
+        wide = "\U0001f600" + "\x7f" * 1_600_000
+        for changes in ({"input_size": wide}, {"version": [wide]}, {"kind": wide}):
+            self.assertIn("\U0001f600", self._message(**changes))
+
+    def test_a_signature_that_is_not_there(self):
+        signatures = tuple(
+            manifest.SignatureSpec(f"{number:1000}", (), ()) for number in range(100)
+        )
+        with self.assertRaisesRegex(manifest.ManifestError, "and 80 more") as caught:
+            example(signatures=signatures).signature("a" * 1_000_000)
+        self.assertLess(len(str(caught.exception)), limits.MESSAGE)
 
 
 class OfFileTest(absltest.TestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 import tracemalloc
@@ -14,6 +15,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from checkpoints import allowance, strict_json
+from tests.soak import limits
+
+# A character that makes four bytes of each, and one that repr makes four of.
+WIDE = "\U0001f600" + "\x7f" * 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +130,10 @@ LARGE = {
     "floats": _listed(*["0.5"] * 50_000),
     "long integers": _listed(*["9" * 4_000] * 50),
 }
+KINDS = (
+    *(Whole, Any, tuple[int, ...], tuple[str, ...], tuple[tuple[int, ...], ...]),
+    *(tuple[Part, ...], Mapping[str, Part], Mapping[str, float]),
+)
 
 
 class MemoryTest(parameterized.TestCase):
@@ -136,8 +145,8 @@ class MemoryTest(parameterized.TestCase):
             with mock.patch.object(allowance, "FREE_BYTES", 2**40):
                 found, faults = strict_json.load(data.decode())
                 assert not faults, faults
-                for kind in (Whole, Mapping[str, Part], Any):
-                    strict_json.decode(kind, found, "it", faults)
+                for kind in KINDS:
+                    strict_json.decode(kind, found, "it", [])
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -168,6 +177,45 @@ class MemoryTest(parameterized.TestCase):
             faults: list[str] = []
             strict_json.decode(kind, value, "it", faults)
             self.assertBetween(len(faults), 1_000, 1_001)
+
+    def test_utf8_is_refused_before_it_is_decoded(self):
+        for text in ("\u0378" + "a" * 4_000_000 + "\U0001f600", WIDE):
+            for data in (text.encode(), b"[1," + text.encode() + b"\xff"):
+                for given in (data, memoryview(data)):
+                    tracemalloc.start()
+                    try:
+                        found, (fault,) = strict_json.load(given)
+                        peak = tracemalloc.get_traced_memory()[1]
+                    finally:
+                        tracemalloc.stop()
+                    self.assertIsNone(found)
+                    self.assertRegex(fault, "a text that may take .* more than")
+                    self.assertLess(peak, len(data) + 10_000)
+
+    def test_utf8(self):
+        text = '{"a": "\U0001f600\u0378"}'
+        for data in (text.encode(), memoryview(text.encode())):
+            self.assertEqual(strict_json.load(data), strict_json.load(text))
+        self.assertEqual(strict_json.load(b'"\xff"'), ("\ufffd", []))
+        large = "[" + '"\u0378",' * 300_000 + "1]"
+        found, faults = strict_json.load(large.encode(), 10 * len(large))
+        self.assertEqual((len(found), faults), (300_001, []))
+
+    def test_faults_within_a_long_name_take_little(self):
+        value = {"k" * 1_000_000: {"name": "a", "sizes": ["x"] * 900}}
+        faults: list[str] = []
+        kind = Mapping[str, Part]
+        decode = functools.partial(strict_json.decode, kind, value, "it", faults)
+        limits.held(decode, 2**20)
+        self.assertLen(faults, 900)
+        self.assertLess(max(map(len, faults)), 200)
+
+    def test_what_is_shown_is_short_and_takes_little(self):
+        for value in (WIDE, [WIDE] * 9, {WIDE: WIDE}, [[[WIDE]]], WIDE.encode()):
+            limits.held(functools.partial(strict_json.shown, value), 2**16)
+            self.assertLessEqual(len(strict_json.shown(value)), 80)
+        for value in ("a", 1.5, None, [1, "a"], {"a": [1]}, b"x"):
+            self.assertEqual(strict_json.shown(value), repr(value))
 
     def test_a_summary_is_short(self):
         text = strict_json.summary(["a" * 150 + "b" * 9_999 + "c" * 150] * 50)
