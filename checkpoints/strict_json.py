@@ -45,7 +45,7 @@ OPTIONAL: Mapping[str, Any] = types.MappingProxyType({"optional": True})
 def load(
     text: str | bytes | memoryview, size: int | None = None
 ) -> tuple[Any, list[str]]:
-    """Parses JSON as RFC 8259 has it: no NaN, no key twice.
+    """Parses JSON as RFC 8259 has it: no NaN, no 1e400, no key twice.
 
     Args:
       text: The text, or its UTF-8; it is refused where it, and what `decode` makes of
@@ -63,7 +63,13 @@ def load(
     if fault := excess(text, size):
         return None, [fault]
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_once), []
+        parsed = json.loads(
+            text,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            object_pairs_hook=_once,
+        )
+        return parsed, []
     except (ValueError, RecursionError) as error:
         return None, [f"no JSON: {error}"]
 
@@ -323,6 +329,13 @@ def _optional_fields(kind: type) -> tuple[dataclasses.Field, ...]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"numbers must be finite, not {constant}")
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if math.isinf(found):  # Which `dump` would refuse.
+        raise ValueError(f"numbers must be finite, not {number[:80]}")
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

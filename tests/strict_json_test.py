@@ -73,6 +73,8 @@ class LoadTest(parameterized.TestCase):
         ("", "no JSON"),
         ("[1", "no JSON"),
         ("NaN", "numbers must be finite, not NaN"),
+        ("[-1e400]", "numbers must be finite, not -1e400"),
+        ("9" * 400 + ".5", "numbers must be finite, not 9{80}$"),
         ("[-Infinity]", "numbers must be finite, not -Infinity"),
         ('{"a": 1, "b": 2, "a": 3}', r"keys must not appear twice, as \['a'\] do"),
         ("[" * 50_000, "no JSON"),
