@@ -12,7 +12,8 @@
     restart     an entry that shares nothing; every 16th here
 
 All little-endian. A reader refuses blocks that do not follow each other from the first
-byte to the footer, so each byte is read once and covered by a checksum.
+byte to the footer, so each byte is read once and covered by a checksum; and data blocks
+without an entry.
 
 Source: tensorflow/core/lib/io/{table_builder,block_builder,format}.cc, as in LevelDB
 (https://github.com/google/leveldb/blob/main/doc/table_format.md).
@@ -116,7 +117,7 @@ class _Table:
         bounds = self._block(index, "the index")
         for bound, handle in self._entries(bounds, "the index"):
             place, stop = _read_handle(handle, 0, "the index")
-            where = f"the block at {place[0]}"
+            where, before = f"the block at {place[0]}", last
             if place[0] != end or stop != len(handle):
                 raise _damaged("the index", f"a block at {place[0]}, not {end}")
             for key, value in self._entries(self._block(place, where), where):
@@ -124,7 +125,9 @@ class _Table:
                     raise _damaged(where, "keys that do not rise")
                 last = key
                 yield key, value
-            if last is None or last > bound:
+            if last is None or last is before:  # TensorFlow writes none of these.
+                raise _damaged(where, "no entry")
+            if last > bound:
                 raise _damaged("the index", "a key that is below its block's last")
             end = sum(place) + _TRAILER.size
             # What the next block begins with must be above.
@@ -182,7 +185,7 @@ class _Table:
             yield key, block[position + rest : stop]
             position = stop
         # A block without entries has one restart, at 0, all the same.
-        if restart != count and (end or restarts.tolist() != [0]):
+        if restart != count and (end or count > 1 or restarts[0]):
             raise _damaged(where, "restarts that are no entries")
 
 

@@ -138,6 +138,8 @@ class DamageTest(parameterized.TestCase):
         ("restart_twice", block(entry(0, b"a"), restarts=(0, 0)), "no entries"),
         ("restart_beyond", block(entry(0, b"a"), restarts=(0, 99)), "no entries"),
         ("restart_of_nothing", block(restarts=(7,)), "no entries"),
+        ("restarts_of_nothing", block(restarts=(0, 0)), "no entries"),
+        ("nothing", block(), "no entry; in the block at 0"),
         ("falling", block(entry(0, b"b"), entry(0, b"a")), "do not rise"),
         ("twice", block(entry(0, b"b"), entry(1, b"")), "do not rise"),
         ("short", b"\0\0\0", "0 restarts in 3 bytes"),
@@ -164,6 +166,30 @@ class DamageTest(parameterized.TestCase):
     )
     def test_every_byte_belongs_to_a_block(self, gaps, message):
         self.refuses(table(block(entry(0, b"a")), gaps=gaps), message)
+
+    def test_a_block_of_nothing_behind_another(self):
+        full, empty = sealed(block(entry(0, b"a"))), sealed(block())
+        handles = [(0, len(full) - 5), (len(full), len(empty) - 5)]
+        index = block(
+            *(
+                entry(0, bound, b"".join(map(wire.encode_varint, handle)))
+                for bound, handle in zip((b"b", b"c"), handles)
+            ),
+        )
+        data = full + empty
+        numbers = (len(data), len(block()), len(data) + len(empty), len(index))
+        footer = b"".join(map(wire.encode_varint, numbers)).ljust(40, b"\0")
+        data += empty + sealed(index) + footer
+        data += struct.pack("<Q", sorted_table.MAGIC)
+        self.refuses(data, f"no entry; in the block at {len(full)}")
+
+    def test_restarts_are_compared_uncopied(self):
+        data = table(block(restarts=range(2**31, 2**31 + 10**5)))
+        tracemalloc.start()
+        self.refuses(data, "restarts that are no entries")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        self.assertLess(peak, 4 * len(data))
 
     def test_keys_cannot_grow_without_bound(self):
         # Each entry of four bytes would be a key of a megabyte.
