@@ -13,7 +13,9 @@ so keys in rising order are names in rising order.
 
 Read are tensors that were saved whole; those that were saved in slices are refused. Of
 two of one name TensorFlow keeps the first one's numbers, and lists both: refused, too.
-An int64 of a small value takes one byte in the file; nothing else grows as it is read.
+An int64 of a small value takes one byte in the file, a tensor without numbers thirty,
+a name four bytes for each where one of its characters is beyond U+FFFF: so the numbers
+of these are bounded.
 
 Source: tensorflow/core/util/{saved_tensor_slice.proto,saved_tensor_slice_util.cc,
 tensor_slice_writer.cc,tensor_slice_reader.cc}, tensorflow/core/lib/strings/
@@ -26,6 +28,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -43,7 +46,11 @@ from checkpoints import (
 )
 
 # Tensors that one file may hold; a model of a thousand weights has 3,001 with Adam's.
-MAX_TENSORS = 2**14
+MAX_TENSORS = 2**13
+# Bytes of a name.
+MAX_NAME = 2**16
+# Slices of one tensor that are counted for the error that refuses it.
+_MOST_SLICES = 1000
 # Numbers of 32 and 64 bits, which a file may hold in a byte each; a model of ours has
 # the number of its steps.
 MAX_INTEGERS = allowance.FREE_BYTES // 16
@@ -120,7 +127,7 @@ def parse(data: bytes) -> dict[str, np.ndarray]:
     Raises:
       CheckpointError: If it is none, is cut short or is damaged, or holds tensors that
         were saved in slices, twice, or in a dtype that a checkpoint of ours has not;
-        names each of these.
+        names the first twenty of these.
     """
     records = sorted_table.read(data)
     key, value = next(records, (None, None))
@@ -160,19 +167,23 @@ def save_file(
     """
     arrays = {name: np.asarray(tensors[name]) for name in sorted(tensors)}
     faults = [
-        f"{name!r} of dtype {array.dtype}"
+        f"{name[:80]!r} of dtype {array.dtype}"
         for name, array in arrays.items()
         if array.dtype.name not in _KINDS
     ]
     faults += [
-        f"{name!r} of shape {array.shape}"
+        f"{name[:80]!r} of shape {array.shape}"
         for name, array in arrays.items()
         # Ten bytes are the longest number.
         if array.ndim > shapes.MAX_RANK or 10 * array.size >= MAX_MESSAGE
     ]
     integers = _integers((array.dtype.name, array.shape) for array in arrays.values())
     faults += [f"{integers} integers"] if integers > MAX_INTEGERS else []
-    faults += [f"{name!r}, no text" for name in arrays if not _encodable(name)]
+    faults += [
+        f"{name[:80]!r}, no text, or longer than {MAX_NAME} bytes"
+        for name in arrays
+        if not _encodable(name)
+    ]
     faults += [] if 0 < len(arrays) <= MAX_TENSORS else [f"{len(arrays)} tensors"]
     faults += scans.not_finite(arrays)
     if faults:
@@ -195,6 +206,8 @@ def _contents(record: memoryview) -> dict[str, _Entry]:
     meta = wire.single(record, {1: _B}, where).get(1, memoryview(b""))
     found: dict[str, _Entry] = {}
     faults: list[str] = []
+    # What names may take beyond their bytes; their keys take those again.
+    spare = allowance.FREE_BYTES // 4
     versions = 0
     for number, value in wire.fields(meta, {1: _B, 2: _B}, where):
         if number == 2:
@@ -209,6 +222,11 @@ def _contents(record: memoryview) -> dict[str, _Entry]:
         if len(found) == MAX_TENSORS:
             raise _malformed(f"more than {MAX_TENSORS} tensors")
         found[name] = entry
+        spare -= sys.getsizeof(name) - len(name)
+        if spare < 0:
+            raise _malformed("names of too many characters beyond U+FFFF")
+        if len(faults) >= strict_json.MAX_FAULTS:
+            break  # Of what is refused no more is told, however long it goes on.
     if faults:
         raise store.CheckpointError(
             f"Tensors must be saved whole, once, and of the dtypes {list(_KINDS)}. "
@@ -235,6 +253,8 @@ def _entry(data: memoryview, faults: list[str]) -> tuple[str, _Entry]:
             kind = value
         else:
             slices += 1
+            if slices > _MOST_SLICES:
+                raise _malformed(f"{name[:80]!r} in more than {_MOST_SLICES} slices")
             pieces += _rank_of_whole(value, where) is None
     dtype = _DTYPES.get(kind)
     shown = repr(name[:80])
@@ -277,7 +297,7 @@ def _rank_of_whole(data: memoryview, where: str) -> int | None:
     rank = 0
     for _, extent in wire.fields(data, {1: _B}, where):
         rank += 1
-        if wire.single(extent, {1: _V, 2: _V}, where):
+        if rank > shapes.MAX_RANK or wire.single(extent, {1: _V, 2: _V}, where):
             return None
     return rank
 
@@ -348,6 +368,8 @@ def _key(name: str, rank: int) -> bytes:
 
 
 def _text(data: memoryview, where: str) -> str:
+    if len(data) > MAX_NAME:
+        raise _malformed(f"a name of {len(data)} bytes, more than {MAX_NAME}")
     try:
         return bytes(data).decode()
     except UnicodeDecodeError as error:
@@ -356,7 +378,7 @@ def _text(data: memoryview, where: str) -> str:
 
 def _encodable(name: str) -> bool:
     try:
-        return bool(name.encode()) or not name
+        return len(name.encode()) <= MAX_NAME
     except UnicodeEncodeError:
         return False
 

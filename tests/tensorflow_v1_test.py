@@ -220,6 +220,7 @@ class SaveTest(parameterized.TestCase):
         ("nan", {"a": np.array([np.nan])}, "'a' with 1 numbers that are not finite"),
         ("rank", {"a": np.zeros((1,) * 17, np.float32)}, "'a' of shape"),
         ("name", {"\ud800": np.zeros(1)}, "no text"),
+        ("long", {"a" * 65_537: np.zeros(1)}, "'a{80}', .* longer than 65536 bytes"),
         ("nothing", {}, "Received: 0 tensors"),
     )
     def test_refuses_and_keeps_the_old_file(self, tensors, message):
@@ -299,6 +300,12 @@ class ParseTest(parameterized.TestCase):
         ("negative", [("a", b"\x12\x0b\x08" + b"\xff" * 9 + b"\1", 1, [b""])], "shape"),
         ("huge", [("a", 2 * b"\x12\4\x08\xff\xff\3", 1, [b""])], "a shape that begins"),
         ("rank", [("a", 17 * b"\x12\2\x08\1", 1, [b""])], "a shape that begins"),
+        ("slices", [("a", b"", 1, [b""] * 1001)], "'a' in more than 1000 slices"),
+        ("extents", [("a", b"", 1, [b"\x0a\0" * 17])], "'a' in 1 slices"),
+        ("name", [("a" * 65_537, b"", 1, [b""])], "a name of 65537 bytes, more than"),
+        ("wide", [(f"{n}" + "a" * 30_000 + "\U0001f600", b"", 1, [b""])
+         for n in range(30)], "too many characters beyond"),
+        ("twenty", [(str(n), b"", 99, [b""]) for n in range(30)], "'19' of dtype 99.$"),
         ("dimension", [("a", b"\x12\2\x12\0", 1, [b""])], "field 2 of kind 2"),
     )
     def test_tables_of_contents(self, entries, message):
@@ -380,7 +387,7 @@ class FuzzTest(absltest.TestCase):
         )
         # One byte each in the file, eight in memory: the tensor itself.
         counts = content({"a": np.zeros(tensorflow_v1.MAX_INTEGERS, np.int64)})
-        tiny = content({f"{i}": np.zeros((), np.uint8) for i in range(2**14)})
+        tiny = content({f"{i}": np.zeros((), np.uint8) for i in range(2**13)})
         for data in (floats, changed({b"": wire.encode(1, listed)}), counts, tiny):
             tracemalloc.start()
             try:
