@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from checkpoints import manifest as manifests
-from checkpoints import store, strict_json, tensorflow_v1
+from checkpoints import allowance, store, strict_json, tensorflow_v1
 
 ONDEVICE, TENSORFLOW = "ondevice", "tensorflow"
 FORMATS = (ONDEVICE, TENSORFLOW)
@@ -133,7 +134,8 @@ def fit(
     Raises:
       CheckpointError: Naming every fault: renames that find nothing or collide; missing
         or surplus tensors, other shapes or dtypes, numbers that are not finite; another
-        model or optimizer, where the checkpoint says which.
+        model or optimizer, where the checkpoint says which; zeros that would take more
+        than three times the checkpoint and a little.
     """
     tensors, faults = _renamed(checkpoint.tensors, renames)
     absent = [
@@ -142,7 +144,14 @@ def fit(
         if v.role not in manifests.PARAMETERS and v.name not in tensors
     ]
     if zero_slots:
-        tensors |= {v.name: np.zeros(v.shape, v.dtype) for v in absent}
+        # Adam has two slots of each weight's size; a manifest could name terabytes.
+        held = sum(array.nbytes for array in tensors.values())
+        zeros = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in absent)
+        most = allowance.of(held) - held
+        if zeros > most:
+            faults.append(f"{zeros} bytes of missing slots, more than {most}")
+        else:
+            tensors |= {v.name: np.zeros(v.shape, v.dtype) for v in absent}
     faults += store.misfits(
         tensors,
         checkpoint.header,
@@ -283,7 +292,8 @@ def _slots(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> frozenset[st
         raise store.CheckpointError(
             "Every weight of a checkpoint that is averaged must have the same slots, "
             "so that these can be told by their names; --model tells them otherwise. "
-            f"Received: {os.fspath(path)}, with the slots {sorted(kinds)[:8]}."
+            f"Received: {os.fspath(path)}, with the slots "
+            f"{strict_json.summary([strict_json.shown(k) for k in sorted(kinds)])}."
         )
     return frozenset(children | (names & {"step"}))
 
@@ -317,7 +327,7 @@ def _differences(
         first.header.optimizer,
     )
     if checkpoint.header.classes != first.header.classes:
-        faults.append(f"the classes {checkpoint.header.classes}")
+        faults.append(f"the classes {strict_json.shown(checkpoint.header.classes)}")
     if not faults:
         faults = [
             f"other numbers in {name!r} of {array.dtype}, which has no mean"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from unittest import mock
 
@@ -11,6 +12,7 @@ from absl.testing import absltest, parameterized
 
 from checkpoints import interchange, manifest, store, tensorflow_v1
 from tests import checkpoint_data
+from tests.soak import limits
 
 
 class InterchangeTestCase(parameterized.TestCase):
@@ -166,6 +168,24 @@ class FitTest(InterchangeTestCase):
         del weights["stem/bias"]  # A weight is never made up.
         self.refuses("missing tensors .'stem/bias'.\\.$", weights, (), True)
 
+    def test_zeros_are_bounded_by_the_checkpoint(self):
+        own = checkpoint_data.MANIFEST
+        weights = {"w": np.zeros(2**20, np.float32)}
+        given = interchange.Checkpoint(interchange.TENSORFLOW, weights, None)
+        for size, fits in ((3 * 2**20 + 2**21, True), (2**31, False)):
+            variables = (
+                manifest.VariableSpec("w", (2**20,), "float32", manifest.WEIGHT),
+                manifest.VariableSpec("m", (size,), "float32", manifest.SLOT),
+                manifest.VariableSpec("n", (2**31,), "float64", manifest.SLOT),
+            )[: 2 if fits else 3]
+            model = dataclasses.replace(own, variables=variables)
+            read = functools.partial(interchange.fit, given, model, (), True)
+            self.assertEqual(limits.held(read, 2**25), fits)
+        with self.assertRaisesRegex(
+            store.CheckpointError, "25769803776 bytes of missing slots, more than 2097"
+        ):
+            read()
+
     def test_missing_statistics_are_never_made_up(self):
         state = manifest.VariableSpec("norm/mean", (3,), "float32", manifest.STATE)
         own = checkpoint_data.MANIFEST
@@ -285,6 +305,20 @@ class AverageTest(InterchangeTestCase):
         plain = {"a": np.float32([1]), "a/b": np.float32([2]), "c": np.float32([3])}
         with self.assertRaisesRegex(store.CheckpointError, "the same slots"):
             self.average(plain, plain)
+
+    def test_many_slots_and_classes_are_told_in_short(self):
+        slots = {f"a/{i}{'b' * 99}": np.float32([2]) for i in range(200)}
+        plain = {"a": np.float32([1]), "c": np.float32([3])}
+        header = dataclasses.replace(
+            checkpoint_data.HEADER, classes=("d" * 9_000,) * 20
+        )
+        paths = [self.saved("a"), self.saved("b", header=header)]
+        with self.assertRaisesRegex(store.CheckpointError, "the classes") as classes:
+            interchange.average(paths, (1, 1))
+        with self.assertRaisesRegex(store.CheckpointError, "the same slots") as same:
+            self.average(plain | slots, plain | slots)
+        for caught in (classes, same):
+            self.assertLess(len(str(caught.exception)), 1_000)
 
     def test_a_model_tells_slots_from_weights(self):
         roles = {"a": "weight", "a/b": "slot", "c": "state", "step": "step"}
