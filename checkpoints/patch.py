@@ -87,7 +87,7 @@ def trainable_pieces(
     if stray:
         raise PatchError(
             "The manifest must name the buffers that initialise variables. Received: "
-            f"others for {stray[:20]}."
+            f"others for {[name[:80] for name in stray[:20]]}."
         )
     values = _by_buffer((v.buffer, tensors[v.name]) for v in manifest.variables)
     users = _users(file, values)
@@ -137,7 +137,8 @@ def inference_pieces(
         axes = constant.permutation
         if array.ndim != len(axes) or array.size != math.prod(constant.shape):
             faults.append(
-                f"{name!r} of shape {array.shape} for {constant.shape} by {axes}"
+                f"{name[:80]!r} of shape {array.shape} for {constant.shape} by "
+                f"{strict_json.shown(axes)}"
             )
         else:
             turned = array.transpose(axes).reshape(constant.shape)
@@ -183,8 +184,8 @@ def _constants(
                 frozen = _frozen(template, shapes.keys() - tensors.keys(), shapes)
                 found[name] = folds.evaluate(expression, {**frozen, **tensors})
         except folds.FoldError as error:
-            faults.append(f"{name!r}: {error}")
-    strangers = sorted(set(tensors) - known)
+            faults.append(f"{name[:80]!r}: {error}")
+    strangers = [name[:80] for name in sorted(set(tensors) - known)]
     return found, [*(f"{name!r}, no weight of the file" for name in strangers), *faults]
 
 
@@ -220,13 +221,15 @@ def variable_buffers(file: tflite_file.TfliteFile) -> dict[str, int]:
         twice from different ones.
     """
     found: dict[str, int] = {}
-    faults = []
+    faults: list[str] = []
     for index in _initialisations(file):
         graph = file.subgraphs[index]
         makers = {out: op for op in graph.operators for out in op.outputs}
         for operator in graph.operators:
             if operator.name != "ASSIGN_VARIABLE":
                 continue
+            if len(faults) >= strict_json.MOST_FAULTS:
+                break
             target, value = (*operator.inputs, -1, -1)[:2]
             handle = makers.get(target)
             where = f"operator {operator.index} of subgraph {index}"
@@ -243,9 +246,9 @@ def variable_buffers(file: tflite_file.TfliteFile) -> dict[str, int]:
             name = "/".join(part for part in parts if part)
             buffer = graph.tensors[value].buffer
             if not file.buffers[buffer].size:
-                faults.append(f"no constant for {name!r} in {where}")
+                faults.append(f"no constant for {name[:80]!r} in {where}")
             elif found.setdefault(name, buffer) != buffer:
-                faults.append(f"{name!r} a second time in {where}")
+                faults.append(f"{name[:80]!r} a second time in {where}")
     if faults:
         raise PatchError(
             "Every variable must be initialised once, from a constant. Received: "
@@ -287,10 +290,15 @@ def _pieces(
     for name, buffer in initial.items():
         variables[buffer].append(name)
     faults: list[str] = []
+    described = set(file.metadata.values())
     for buffer in sorted(values):
+        if buffer in described:
+            faults.append(f"buffer {buffer}, which is metadata")
+            continue
         faults += _faults(file, users, buffer, values[buffer])
         if len(variables[buffer]) > 1:
-            faults.append(f"buffer {buffer}, shared by variables {variables[buffer]}")
+            sharing = [name[:80] for name in variables[buffer][:8]]
+            faults.append(f"buffer {buffer}, shared by variables {sharing}")
     faults += _overlaps(file, values)
     if faults:
         raise PatchError(
@@ -332,9 +340,9 @@ def _faults(
     if not 0 <= buffer < len(file.buffers) or not file.buffers[buffer].size:
         return [f"buffer {buffer}, which is unknown or empty"]
     tensors = users.get(buffer, [])
-    if len(tensors) != 1 or buffer in file.metadata.values():
-        names = [tensor.name for tensor in tensors]
-        return [f"buffer {buffer} with the tensors {names[:8]}"]
+    if len(tensors) != 1:
+        names = [tensor.name[:80] for tensor in tensors[:8]]
+        return [f"buffer {buffer} with the tensors {names}"]
     (tensor,) = tensors
     dtype = tflite_file.NUMPY_DTYPES.get(tensor.dtype)
     faults = []
@@ -384,5 +392,6 @@ def _same_names(given: Iterable[str], wanted: Iterable[str], what: str) -> None:
     if missing or surplus:
         raise PatchError(
             f"The tensors must be the manifest's {what}. Received: missing "
-            f"{missing[:20]}, surplus {surplus[:20]}."
+            f"{[name[:80] for name in missing[:20]]}, surplus "
+            f"{[name[:80] for name in surplus[:20]]}."
         )

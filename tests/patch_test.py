@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -11,6 +13,7 @@ from absl.testing import absltest, parameterized
 from checkpoints import manifest, patch, tflite_file
 from ondevice.device import runtimes
 from tests import manifest_test, tflite_bytes, tiny
+from tests.soak import limits
 
 
 def other_state() -> dict[str, np.ndarray]:
@@ -54,6 +57,23 @@ class VariableBuffersTest(absltest.TestCase):
         file = dataclasses.replace(file, buffers=tuple(buffers))
         with self.assertRaisesRegex(patch.PatchError, "no constant for 'step'"):
             patch.variable_buffers(file)
+
+    def test_a_long_name_before_many_faults_takes_little(self):
+        file = tflite_file.parse(tiny.trainable())
+        graph = file.subgraphs[-1]
+        assign = next(op for op in graph.operators if op.name == "ASSIGN_VARIABLE")
+        operators = tuple(
+            dataclasses.replace(op, options={"shared_name": "a" * 100_000})
+            for op in graph.operators
+            if op.name == "VAR_HANDLE"
+        ) + (assign,) * 20_000
+        empty = (tflite_file.BufferRange(0, 0),) * len(file.buffers)
+        graph = dataclasses.replace(graph, operators=operators)
+        file = dataclasses.replace(
+            file, subgraphs=(*file.subgraphs[:-1], graph), buffers=empty
+        )
+        read = functools.partial(patch.variable_buffers, file)
+        self.assertFalse(limits.held(read, 2**20))
 
     def test_a_mutated_file_only_errs(self):
         data = tiny.trainable()
@@ -223,8 +243,30 @@ class RefusalTest(parameterized.TestCase):
     def test_metadata(self):
         file = tflite_file.parse(tflite_bytes.model_bytes())
         file = dataclasses.replace(file, metadata={"x": 1})
-        with self.assertRaisesRegex(patch.PatchError, "buffer 1 with the tensors"):
+        with self.assertRaisesRegex(patch.PatchError, "buffer 1, which is metadata"):
             patch.patch(file, {1: np.ones((2, 3), np.float32)})
+
+    def test_metadata_is_looked_through_once(self):
+        file = tflite_file.parse(tiny.trainable())
+        found = mock.MagicMock(wraps=file.metadata)
+        found.get.side_effect = file.metadata.get
+        values = {
+            buffer: np.frombuffer(file.buffer_bytes(buffer), "<f4")
+            for buffer in patch.variable_buffers(file).values()
+        }
+        with self.assertRaises(patch.PatchError):  # Their shapes are others.
+            patch.patch(dataclasses.replace(file, metadata=found), values)
+        self.assertEqual(found.values.call_count, 1)
+
+    def test_variables_of_long_names(self):
+        file = tflite_file.parse(tiny.shared())
+        names = {"a" * 9_000: "head/kernel/m", "b" * 9_000: "head/kernel/v"}
+        buffers = patch.variable_buffers(file)
+        renamed = {long: buffers[name] for long, name in names.items()}
+        (buffer,) = set(renamed.values())
+        with mock.patch.object(patch, "variable_buffers", return_value=renamed):
+            with self.assertRaisesRegex(patch.PatchError, "'a{80}', 'b{80}'"):
+                patch.patch(file, {buffer: np.zeros((2, 6), np.float32)})
 
     def test_every_fault_is_named_at_once(self):
         data = tflite_bytes.model_bytes(
