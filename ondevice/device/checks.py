@@ -6,14 +6,15 @@ are proven before it sees anything.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from checkpoints import manifest as manifests
-from checkpoints import tflite_file
+from checkpoints import strict_json, tflite_file
 from signatures import contract
 
 
@@ -56,12 +57,23 @@ def inputs(
 def disagreements(
     file: tflite_file.TfliteFile, manifest: manifests.Manifest
 ) -> list[str]:
-    """Returns where a file's signatures are not what its manifest says."""
-    faults = []
+    """Returns where a file's signatures are not what its manifest says.
+
+    Of a hostile number the first thousand, and of long names the beginnings: one
+    signature's key is that of thousands of inputs.
+    """
+    found = _disagreements(file, manifest)
+    return list(itertools.islice(found, strict_json.MOST_FAULTS))
+
+
+def _disagreements(
+    file: tflite_file.TfliteFile, manifest: manifests.Manifest
+) -> Iterator[str]:
     there = {signature.key: signature for signature in file.signatures}
     for spec in manifest.signatures:
+        key = repr(spec.key[:80])
         if spec.key not in there:
-            faults.append(f"no signature {spec.key!r}")
+            yield f"no signature {key}"
             continue
         signature = there[spec.key]
         tensors = file.subgraphs[signature.subgraph].tensors
@@ -70,19 +82,16 @@ def disagreements(
             ("output", spec.outputs, signature.outputs),
         ):
             for name in sorted(set(named) ^ {s.name for s in specs}):
-                faults.append(f"{what} {name!r} of {spec.key!r} in one of the two")
-            faults += [
-                f"{what} {each.name!r} of {spec.key!r}: {fault}"
-                for each in specs
-                if each.name in named
-                for fault in _tensor(tensors[named[each.name]], each)
-            ]
+                yield f"{what} {name[:80]!r} of {key} in one of the two"
+            for each in specs:
+                if each.name in named:
+                    for fault in _tensor(tensors[named[each.name]], each):
+                        yield f"{what} {each.name[:80]!r} of {key}: {fault}"
         if spec.key == contract.SAVE and manifest.ops == "builtin":
             state = {variable.name for variable in manifest.variables}
             saved = {output.name for output in spec.outputs}
             for name in sorted(saved ^ state ^ {"format_version"}):
-                faults.append(f"variable {name!r} in one of manifest and {spec.key!r}")
-    return faults
+                yield f"variable {name[:80]!r} in one of manifest and {key}"
 
 
 def _tensor(tensor: tflite_file.Tensor, spec: manifests.TensorSpec) -> list[str]:
