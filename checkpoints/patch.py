@@ -173,10 +173,13 @@ def _constants(
     tensors: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The constants that the weights change, and what is wrong with them."""
-    known = {constant.variable for constant in manifest.constants} - set(manifest.folds)
+    there = {constant.variable for constant in manifest.constants}
+    known = there - set(manifest.folds)
     found = {n: np.asarray(t) for n, t in tensors.items() if n in known}
-    faults: list[str] = []
-    for name, expression in manifest.folds.items():
+    strays = sorted(set(manifest.folds) - there)
+    faults = [f"a fold of {name[:80]!r}, no constant of the file" for name in strays]
+    for name in sorted(there & set(manifest.folds)):
+        expression = manifest.folds[name]
         try:
             shapes = folds.weights(expression)
             known |= shapes.keys()

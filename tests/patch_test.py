@@ -195,6 +195,13 @@ class PatchInferenceTest(absltest.TestCase):
         with self.assertRaisesRegex(patch.PatchError, "'head/bias/m', no weight"):
             patch.patch_inference(data, described, other_state())
 
+    def test_a_fold_of_no_constant(self):
+        data, described = tiny.inference()
+        kernel = ["weight", "head/kernel", list(tiny.KERNEL.shape)]
+        other = dataclasses.replace(described, folds={"nowhere": kernel})
+        with self.assertRaisesRegex(patch.PatchError, "fold of 'nowhere', no constant"):
+            patch.patch_inference(data, other, {"head/kernel": tiny.KERNEL})
+
     def test_shape_that_does_not_turn(self):
         data, described = tiny.inference()
         state = {"head/kernel": np.zeros((3, 5), np.float32)}
