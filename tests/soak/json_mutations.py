@@ -9,7 +9,10 @@ from typing import Any
 
 from tests.soak import mutations
 
+# Stands for a number that no float holds.
+_BEYOND = "here something beyond floats"
 _VALUES: tuple[Any, ...] = (
+    _BEYOND,
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308),
     *(float("nan"), float("inf"), "", "a", "-1", "float32", "\0", "\ud800", "x" * 9999),
     *("../../outside", "/etc/passwd", "C:\\x", ".", "..", "images/../../x", "a\nb"),
@@ -22,12 +25,15 @@ _UNITS = (
     *('""', '"ab"', '"\\u4e00"'),
 )
 _HOLE = "here something long"
+# Of the second, four bytes are taken by each character, and four characters by repr.
+_LONG_TEXTS = ("k" * 300_000, "\U0001f600" + "\x7f" * 300_000)
 
 
 def changed(draw: random.Random, value: Any) -> bytes:
     """A document with a few values, keys or bytes changed; text.
 
-    One in thirty is long: it has a value with up to half a million characters.
+    One in thirty is long: it has a value with up to half a million characters; one in
+    twenty has names as long, of objects with long lists.
 
     Args:
       draw: What to draw from.
@@ -36,11 +42,14 @@ def changed(draw: random.Random, value: Any) -> bytes:
     found = [copy.deepcopy(value)]
     for _ in range(draw.choice((1, 1, 2, 5))):
         _change(draw, found)
+    if draw.random() < 0.05:
+        _swell(draw, found)
     is_long = draw.random() < 0.03
     if is_long:
         holder, key = _place(draw, found)
         holder[key] = _HOLE
     text = json.dumps(found[0], ensure_ascii=False)
+    text = text.replace(json.dumps(_BEYOND), "1e400")
     if is_long:
         text = text.replace(json.dumps(_HOLE), _long(draw, value), 1)
     if draw.random() < 0.03:  # Deeper than any stack.
@@ -66,6 +75,24 @@ def _change(draw: random.Random, document: list[Any]) -> None:
         holder[key] = holder[key] * draw.choice((-1, 0, 2, 3, 10**9)) + 1
     else:
         holder[key] = copy.deepcopy(draw.choice(_VALUES))
+
+
+def _swell(draw: random.Random, document: list[Any]) -> None:
+    """Makes texts and a name of an object very long, and its lists: of faults, too."""
+    holder, key = _place(draw, document)
+    value = holder[key]
+    long = draw.choice(_LONG_TEXTS)
+    if not isinstance(value, dict):
+        holder[key] = long
+        return
+    for name, part in value.items():
+        if isinstance(part, str):
+            value[name] = long
+        elif isinstance(part, list):
+            few = draw.choice((part[:1], ["x"], [{}]))
+            value[name] = few * (50_000 // len(json.dumps(few)))
+    if isinstance(holder, dict):
+        holder[long] = holder.pop(key)
 
 
 def _place(draw: random.Random, document: list[Any]) -> tuple[Any, Any]:
