@@ -137,20 +137,18 @@ class Trainable(module.Module):
     def _train_classes(self, tensors):
         names = self._class_weights
         # The features have been through the trunk's: the other heads' are left.
-        others = {
-            name: variable.read_value()
-            for name, variable in self._weights.items()
+        others = tuple(
+            name
+            for name in self._weights
             if name in self._network.names and name not in names
-        }
+        )
 
-        def losses_of(values, inputs, targets):
-            others, features = inputs
-            named = dict(zip(names, values))
-            weights = {**self._constants(), **others, **named}
+        def losses_of(values, features, targets):
+            named = dict(zip((*names, *others), values, strict=True))
+            weights = {**self._constants(), **named}
             return self._losses_of(self._network(weights, features), targets)
 
-        features = _features_in(tensors)
-        return self._step(features, tensors, names, losses_of, lambda f: (others, f))
+        return self._step(_features_in(tensors), tensors, names, others, losses_of)
 
     def _features(self, tensors):
         inputs = self._inputs(tensors["image"])
@@ -204,23 +202,29 @@ class Trainable(module.Module):
         found = self._loss(outputs, **targets)
         return tuple(found[name] for name in contract.LOSSES)
 
-    def _step(self, inputs, tensors, names=(), losses_of=None, below=lambda x: x):
+    def _step(
+        self, inputs, tensors, names=(), others=(), losses_of=None, below=lambda x: x
+    ):
         """Takes a step.
 
         Args:
           inputs: Tensors [B, ...].
           tensors: The targets and the learning rate, by name.
           names: Of the weights that train; none stands for all.
-          losses_of: From their values, what `below` gives and the targets to the
+          others: Of weights that change between steps, but not in this one: what they
+            go into is emitted in the same form, and what would lead to their gradients
+            is needed by nothing and left out of the file.
+          losses_of: From the values of both, what `below` gives and the targets to the
             losses; the network's if it is not given.
           below: From the inputs to what is not differentiated.
         """
         values = self._values(names)
+        every = [*values, *(self._weights[name].read_value() for name in others)]
 
         def of_batch(losses_of, inputs, targets):
             given = below(inputs), targets
-            found, gradients = self._differentiate(losses_of, values, *given)
-            return *found, *gradients
+            found, gradients = self._differentiate(losses_of, every, *given)
+            return *found, *gradients[: len(values)]
 
         shapes = [()] * len(contract.LOSSES) + [value.shape for value in values]
         batch = inputs, _targets(tensors)
