@@ -44,7 +44,7 @@ def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward
     shifts = not plain or operation.wanted[1] and not (quick and narrow)
     flat = tf.reshape(filters, [kernel[0] * kernel[1], kernel[2] * kernel[3]])
     repeated = _repeat(image, kernel[3])
-    padded = window.pad(repeated, over)
+    padded = (window.pad if shifts else window.pad_read)(repeated, over)
     if operation.wanted[1]:
         convolve = shifted.convolve if shifts else _Kernel.convolve
         result = convolve(padded, flat, over)
@@ -107,39 +107,36 @@ class _Kernel:
         gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
     ) -> tf.Tensor:
         """[B, H, W, C] from the gradient [B, H', W', C]."""
-        rows, columns = over.rows, over.columns
-        if rows.stride == columns.stride == 1:
-            return _Kernel._whole_image_gradient(gradient, flat, over)
+        grid = over.grid
+        channels = rule.static_shape(flat)[1]
         phases = {}
-        for a in rows.phases:
-            for b in columns.phases:
-                down, across = rows.taps(a), columns.taps(b)
-                chosen = _flipped(flat, over, down, across)
-                edges = (rows.blocks - rows.out, columns.blocks - columns.out)
-                padded = window.resize_edges(
-                    gradient,
-                    (len(down) - 1, edges[0]),
-                    (len(across) - 1, edges[1]),
-                )
-                phases[a, b] = tf.nn.depthwise_conv2d(padded, chosen, [1] * 4, "VALID")
-        return window.merge(phases, over)
+        for a in range(over.rows.stride):
+            for b in range(over.columns.stride):
+                down, across = over.rows.readers(a), over.columns.readers(b)
+                if down and across:
+                    phases[a, b] = _Kernel._phase(gradient, flat, over, down, across)
+                else:
+                    shape = [over.batch, grid.rows.out, grid.columns.out, channels]
+                    phases[a, b] = tf.zeros(shape, gradient.dtype)
+        return window.merge(phases, grid)
 
     @staticmethod
-    def _whole_image_gradient(
-        gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
+    def _phase(
+        gradient: tf.Tensor,
+        flat: tf.Tensor,
+        over: window.Window,
+        down: Sequence[tuple[int, int]],
+        across: Sequence[tuple[int, int]],
     ) -> tf.Tensor:
-        """The same where the stride is 1: no cell is computed that is then dropped."""
-        filters = _flipped(
-            flat, over, range(over.rows.kernel), range(over.columns.kernel)
-        )
-        edges = []
-        for axis in (over.rows, over.columns):
-            before = axis.kernel - 1 - axis.before
-            edges.append((before, axis.size - axis.out + axis.kernel - 1 - before))
-        if all(
-            axis.size == axis.out and before == (axis.kernel - 1) // 2
-            for axis, (before, _) in zip((over.rows, over.columns), edges)
-        ):  # The operator pads so by itself, without a copy.
+        """The cells of an image's gradient that certain (tap, shift) read."""
+        filters = _flipped(flat, over, [t for t, _ in down], [t for t, _ in across])
+        edges, same = [], True
+        for axis, readers in ((over.rows, down), (over.columns, across)):
+            shifts = [shift for _, shift in readers]
+            before = -min(shifts)
+            edges.append((before, max(shifts) + axis.grid.out - axis.out))
+            same &= axis.grid.out == axis.out and before == (len(shifts) - 1) // 2
+        if same:  # The operator pads so by itself, without a copy.
             return tf.nn.depthwise_conv2d(gradient, filters, [1] * 4, "SAME")
         padded = window.resize_edges(gradient, edges[0], edges[1])
         return tf.nn.depthwise_conv2d(padded, filters, [1] * 4, "VALID")
@@ -162,11 +159,9 @@ class _Kernel:
             )
         kernel = _fold(gradient)
         kernel = tf.reshape(kernel, [*rule.static_shape(kernel)[1:], 1])
-        read = [(axis.out - 1) * axis.stride + axis.kernel for axis in (rows, columns)]
-        image = _fold(window.cut(padded, (0, read[0]), (0, read[1])))
         strides = [rows.stride, columns.stride]
         product = tf.nn.depthwise_conv2d(
-            image, kernel, [1] * 4, "VALID", dilations=strides
+            _fold(padded), kernel, [1] * 4, "VALID", dilations=strides
         )
         if over.batch > 1:
             product = tf.reshape(product, [len(over.taps), over.batch, channels])

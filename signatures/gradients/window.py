@@ -54,6 +54,11 @@ class Axis:
         """Padding behind the image up to whole blocks; negative: cells never read."""
         return self.blocks * self.stride - self.before - self.size
 
+    @property
+    def unread(self) -> int:
+        """Cells of the whole blocks behind the last one that a window reads."""
+        return self.stride - 1 - (self.kernel - 1) * self.dilation % self.stride
+
     def place(self, tap: int) -> tuple[int, int]:
         """The phase in which a tap lies, and its block there."""
         offset = tap * self.dilation
@@ -191,6 +196,16 @@ def pad(image: tf.Tensor, over: Window, value: float = 0.0) -> tf.Tensor:
     rows, columns = over.rows, over.columns
     return resize_edges(
         image, (rows.before, rows.after), (columns.before, columns.after), value
+    )
+
+
+def pad_read(image: tf.Tensor, over: Window) -> tf.Tensor:
+    """Pads or crops an image to the cells that are read: windows end where it does."""
+    rows, columns = over.rows, over.columns
+    return resize_edges(
+        image,
+        (rows.before, rows.after - rows.unread),
+        (columns.before, columns.after - columns.unread),
     )
 
 
