@@ -1,9 +1,10 @@
 """Depthwise convolutions whose filters change, as sums of shifted products.
 
-For runtimes whose own kernel of it is slow: each tap of the window is a slice of the
-image times the tap's weights, and delegates take slices, products and sums. In the
-backward pass a slice of the gradient serves both gradients: times the weights of its
-tap it is a term of the image's, times the image and summed up a tap of the filter's.
+For runtimes whose own kernel of it is slow: delegates take slices, products and sums.
+The taps of a row of the window multiply all rows that the window reads; their sums are
+moved up or down once, a slice for each row. In the backward pass each tap has a slice
+of the gradient, which serves both gradients: times the weights of its tap it is a term
+of the image's, times the image and summed up a tap of the filter's.
 
 All of that is done band by band, a few rows or samples at a time that stay in the cache
 of a core, instead of twice as slowly in the memory behind it.
@@ -33,7 +34,7 @@ def convolve(padded: tf.Tensor, flat: tf.Tensor, over: window.Window) -> tf.Tens
     bands = []
     width = columns.out * rule.static_shape(flat)[1]
     for samples, first, count in _bands(over.batch, rows.out, width):
-        total = None
+        lines: dict[int, tf.Tensor] = {}
         for j in range(columns.kernel):
             b, left = columns.place(j)
             strips = {
@@ -46,9 +47,12 @@ def convolve(padded: tf.Tensor, flat: tf.Tensor, over: window.Window) -> tf.Tens
                 for a in rows.phases
             }
             for i in range(rows.kernel):
-                a, top = rows.place(i)
-                line = window.cut(strips[a], (top, count), (0, None))
-                total = rule.plus(total, line * taps[i, j])
+                term = strips[rows.place(i)[0]] * taps[i, j]
+                lines[i] = rule.plus(lines.get(i), term)
+        total = None
+        for i, line in lines.items():
+            line = window.cut(line, (rows.place(i)[1], count), (0, None))
+            total = rule.plus(total, line)
         bands.append((samples, total))
     return _joined(bands)
 
