@@ -7,7 +7,7 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 
 from checkpoints import manifest
-from signatures.gradients import graph, resize, shifted, trace
+from signatures.gradients import graph, resize, shifted, siblings, trace
 from tests import gradient_checks
 from tests.gradient_checks import check, noise
 
@@ -156,6 +156,57 @@ class ConvolutionTest(parameterized.TestCase):
         expected = tf.nest.flatten(ours(parts, *arguments))
         for got, want in zip(tf.nest.flatten(ours(whole, *arguments)), expected):
             np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
+
+    # filters, strides, padding
+    @parameterized.named_parameters(
+        ("1x1", [(1, 1, 3, 36), (1, 1, 3, 2), (1, 1, 3, 5)], (1, 1), "VALID"),
+        ("5x5_stride_2", [(5, 5, 3, 2), (5, 5, 3, 3)], (2, 2), "SAME"),
+    )
+    def test_convolutions_of_one_image_are_one(self, filters, strides, padding):
+        def heads(image, *filters):
+            found = [conv(strides, padding)(image, each) for each in filters]
+            return tf.concat([y * y for y in found], 3)
+
+        joined = siblings.joined
+
+        def one(program):
+            found = joined(program)
+            types = [node.type for node in found.nodes]
+            self.assertEqual(types.count("SiblingsConv2D"), 1)
+            self.assertNotIn("Conv2D", types)
+            return found
+
+        arguments = [noise(*shape, seed=i) for i, shape in enumerate(filters)]
+        with mock.patch.object(siblings, "joined", one):
+            check(heads, noise(2, 6, 5, 3), *arguments)
+            # The loss sees the first alone.
+            check(lambda *a: heads(*a)[..., :2], noise(2, 6, 5, 3), *arguments)
+
+    def test_convolutions_that_gain_nothing_or_differ_stay_apart(self):
+        def types(*filters, strides=((1, 1), (1, 1)), of=lambda image: (image, image)):
+            def results(weights, image):
+                parts = zip(of(image), weights, strides, strict=True)
+                return [conv(step, "SAME")(x, each) for x, each, step in parts]
+
+            @tf.function(autograph=False)
+            def step(image, *weights):
+                program = siblings.joined(trace.trace(results, weights, (image,)))
+                return [tf.constant(node.type) for node in program.nodes]
+
+            given = [noise(*shape) for shape in filters]
+            return [x.numpy().decode() for x in step(noise(1, 4, 4, 4), *given)]
+
+        narrow, wide = (1, 1, 4, 2), (1, 1, 4, 32)
+        self.assertIn("SiblingsConv2D", types(narrow, narrow))
+        self.assertNotIn("SiblingsConv2D", types(narrow, wide))
+        self.assertNotIn("SiblingsConv2D", types(narrow, (3, 3, 4, 2)))
+        self.assertNotIn("SiblingsConv2D", types((1, 1, 2, 2), (1, 1, 2, 2)))
+        self.assertNotIn(
+            "SiblingsConv2D", types(narrow, narrow, strides=((1, 1), (2, 2)))
+        )
+        self.assertNotIn(
+            "SiblingsConv2D", types(narrow, narrow, of=lambda x: (x, 2.0 * x))
+        )
 
     # out, filters, strides, padding
     @parameterized.named_parameters(

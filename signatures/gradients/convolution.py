@@ -78,7 +78,7 @@ def _in_groups(
         part = dataclasses.replace(
             operation,
             inputs=inputs,
-            emit=functools.partial(_convolution, operation, inputs),
+            emit=functools.partial(emit_with, operation, inputs),
         )
         (result,), part_backward = conv2d(part)
         results.append(result)
@@ -95,10 +95,10 @@ def _in_groups(
     return [tf.concat(results, axis=-1)], backward
 
 
-def _convolution(
+def emit_with(
     operation: rule.Operation, inputs: tuple[tf.Tensor, ...]
 ) -> list[tf.Tensor]:
-    """The operator on some of its channels."""
+    """A convolution by the operator's window, of other channels."""
     image, filters, *bias = inputs
     names = ("strides", "padding", "explicit_paddings", "dilations", "data_format")
     settings = {n: operation.attributes[n] for n in names if n in operation.attributes}
@@ -317,7 +317,7 @@ def _columns_product(line: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
     """
     batch, height, width, inputs = rule.static_shape(line)
     outputs = rule.static_shape(gradient)[3]
-    if outputs * _filled(inputs) < inputs * _filled(outputs):
+    if outputs * filled(inputs) < inputs * filled(outputs):
         return tf.transpose(_columns_product(gradient, line), [0, 1, 3, 2])
     if inputs * outputs <= width * (inputs + outputs):
         products = tf.matmul(line, gradient, transpose_a=True)
@@ -331,7 +331,8 @@ def _columns_product(line: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
     return tf.reshape(product, [1, 1, inputs, outputs])
 
 
-def _filled(columns: int) -> int:
+def filled(columns: int) -> int:
+    """How many columns a kernel computes where a matrix has so many."""
     return -(-columns // _COLUMNS) * _COLUMNS
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from checkpoints import manifest
-from signatures.gradients import randomness, rule, rules, trace
+from signatures.gradients import randomness, rule, rules, siblings, trace
 
 GradientError = rule.GradientError
 
@@ -50,7 +50,7 @@ def value_and_gradients(
         are asked for without a generator.
       RuntimeError: If no function is being traced.
     """
-    program = trace.trace(function, weights, args)
+    program = siblings.joined(trace.trace(function, weights, args))
     loss = tf.nest.flatten(program.outputs)[0]
     if loss.shape.rank != 0 or not loss.dtype.is_floating:
         raise GradientError(

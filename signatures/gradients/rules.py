@@ -13,6 +13,7 @@ from signatures.gradients import (
     reductions,
     resize,
     rule,
+    siblings,
 )
 
 RULES: dict[str, rule.Rule] = {
@@ -25,6 +26,7 @@ RULES: dict[str, rule.Rule] = {
     **products.RULES,
     **reductions.RULES,
     **resize.RULES,
+    **siblings.RULES,
 }
 
 # Operators whose result does not change, or not smoothly, with their inputs: the
