@@ -32,9 +32,13 @@ class Select:
         return function(weights, *args)
 
     def _differentiate(
-        self, function: Callable[..., Any], weights: Sequence[tf.Tensor], *args: Any
+        self,
+        function: Callable[..., Any],
+        weights: Sequence[tf.Tensor],
+        *args: Any,
+        others: Sequence[tf.Tensor] = (),
     ) -> tuple[Any, list[tf.Tensor]]:
-        outputs = function(weights, *args)
+        outputs = function([*weights, *others], *args)
         loss = tf.nest.flatten(outputs)[0]
         gradients = tf.gradients(
             loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO

@@ -211,20 +211,20 @@ class Trainable(module.Module):
           inputs: Tensors [B, ...].
           tensors: The targets and the learning rate, by name.
           names: Of the weights that train; none stands for all.
-          others: Of weights that change between steps, but not in this one: what they
-            go into is emitted in the same form, and what would lead to their gradients
-            is needed by nothing and left out of the file.
+          others: Of weights that change between steps, but not in this one.
           losses_of: From the values of both, what `below` gives and the targets to the
             losses; the network's if it is not given.
           below: From the inputs to what is not differentiated.
         """
         values = self._values(names)
-        every = [*values, *(self._weights[name].read_value() for name in others)]
+        left = self._values(others) if others else []
 
         def of_batch(losses_of, inputs, targets):
             given = below(inputs), targets
-            found, gradients = self._differentiate(losses_of, every, *given)
-            return *found, *gradients[: len(values)]
+            found, gradients = self._differentiate(
+                losses_of, values, *given, others=left
+            )
+            return *found, *gradients
 
         shapes = [()] * len(contract.LOSSES) + [value.shape for value in values]
         batch = inputs, _targets(tensors)

@@ -153,6 +153,21 @@ class PruningTest(absltest.TestCase):
         self.assertEqual(found["DepthwiseConv2dNative"], 2)
         self.assertEqual(found["Pad"] + found["PadV2"] + found["Slice"], 0)
 
+    def test_others_take_the_form_of_weights_and_have_no_gradient(self):
+        def loss(weights, image):
+            y = tf.nn.conv2d(image, weights[0], 1, "SAME")
+            return tf.reduce_sum(tf.nn.conv2d(image, weights[1], 1, "SAME") * y)
+
+        found = count(
+            lambda w, o, x: graph.value_and_gradients(loss, [w], x, others=[o]),
+            FILTER,
+            FILTER,
+            IMAGE,
+        )
+        self.assertEqual(found["Conv2D"], 0)
+        # A product for each row of the filters, three times.
+        self.assertEqual(found["BatchMatMulV2"], 9)
+
     def test_a_loss_that_no_weight_changes_may_be_anything(self):
         _, (gradient,) = run(lambda w, x: tf.math.erf(x), [2.0], tf.constant(0.5))
         self.assertEqual(float(gradient), 0.0)

@@ -169,8 +169,8 @@ class ConvolutionTest(parameterized.TestCase):
 
         joined = siblings.joined
 
-        def one(program):
-            found = joined(program)
+        def one(program, trained):
+            found = joined(program, trained)
             types = [node.type for node in found.nodes]
             self.assertEqual(types.count("SiblingsConv2D"), 1)
             self.assertNotIn("Conv2D", types)
@@ -183,14 +183,20 @@ class ConvolutionTest(parameterized.TestCase):
             check(lambda *a: heads(*a)[..., :2], noise(2, 6, 5, 3), *arguments)
 
     def test_convolutions_that_gain_nothing_or_differ_stay_apart(self):
-        def types(*filters, strides=((1, 1), (1, 1)), of=lambda image: (image, image)):
+        def types(
+            *filters,
+            strides=((1, 1), (1, 1)),
+            of=lambda image: (image, image),
+            trained=2,
+        ):
             def results(weights, image):
                 parts = zip(of(image), weights, strides, strict=True)
                 return [conv(step, "SAME")(x, each) for x, each, step in parts]
 
             @tf.function(autograph=False)
             def step(image, *weights):
-                program = siblings.joined(trace.trace(results, weights, (image,)))
+                program = trace.trace(results, weights, (image,))
+                program = siblings.joined(program, trained)
                 return [tf.constant(node.type) for node in program.nodes]
 
             given = [noise(*shape) for shape in filters]
@@ -198,6 +204,8 @@ class ConvolutionTest(parameterized.TestCase):
 
         narrow, wide = (1, 1, 4, 2), (1, 1, 4, 32)
         self.assertIn("SiblingsConv2D", types(narrow, narrow))
+        self.assertIn("SiblingsConv2D", types(narrow, narrow, trained=0))
+        self.assertNotIn("SiblingsConv2D", types(narrow, narrow, trained=1))
         self.assertNotIn("SiblingsConv2D", types(narrow, wide))
         self.assertNotIn("SiblingsConv2D", types(narrow, (3, 3, 4, 2)))
         self.assertNotIn("SiblingsConv2D", types((1, 1, 2, 2), (1, 1, 2, 2)))

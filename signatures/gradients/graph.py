@@ -24,18 +24,22 @@ def value_and_gradients(
     function: Callable[..., Any],
     weights: Sequence[tf.Tensor],
     *args: Any,
+    others: Sequence[tf.Tensor] = (),
     target: str = manifest.ANY,
     generator: randomness.Generator | None = None,
 ) -> tuple[Any, list[tf.Tensor]]:
     """Evaluates a loss and its gradients; to be called while a tf.function is traced.
 
     Args:
-      function: Called once as `function(weights, *args)` with tensors of the same
-        shapes; returns the loss, or a structure whose first element (in the order of
-        `tf.nest.flatten`) is the loss: a scalar float32 or float64.
+      function: Called once as `function([*weights, *others], *args)` with tensors of
+        the same shapes; returns the loss, or a structure whose first element (in the
+        order of `tf.nest.flatten`) is the loss: a scalar float32 or float64.
       weights: The tensors to differentiate by; static shapes. What the function closes
         over instead counts as frozen.
       *args: Further tensors or structures of them, not differentiated by.
+      others: Weights that change from call to call, too, but are not differentiated by:
+        what they go into takes the same form. What leads to their gradients alone is
+        emitted and needed by nothing, so that it is pruned.
       target: The runtimes to be fast in, one of `manifest.TARGETS`.
       generator: Draws the random numbers that the function asks for; their gradient is
         that of the numbers drawn.
@@ -50,7 +54,8 @@ def value_and_gradients(
         are asked for without a generator.
       RuntimeError: If no function is being traced.
     """
-    program = siblings.joined(trace.trace(function, weights, args))
+    program = trace.trace(function, [*weights, *others], args)
+    program = siblings.joined(program, len(weights))
     loss = tf.nest.flatten(program.outputs)[0]
     if loss.shape.rank != 0 or not loss.dtype.is_floating:
         raise GradientError(
@@ -58,7 +63,7 @@ def value_and_gradients(
             f"Received: shape {loss.shape}, {loss.dtype.name}."
         )
     emitted = _Emitter(program, loss, target, generator)
-    return emitted.outputs(), emitted.gradients()
+    return emitted.outputs(), emitted.gradients()[: len(weights)]
 
 
 def forward(

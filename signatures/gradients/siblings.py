@@ -17,17 +17,23 @@ from signatures.gradients import convolution, rule, trace
 _TYPE = "SiblingsConv2D"
 
 
-def joined(program: trace.Program) -> trace.Program:
+def joined(program: trace.Program, trained: int) -> trace.Program:
     """Makes one SiblingsConv2D(image, filters...) of several Conv2D.
 
     Of those whose filters are weights, and that leave fewer columns empty together: the
     others would gain nothing for the copies that it takes to part their results.
+
+    Args:
+      program: A traced function.
+      trained: How many of its weights, the first ones, are differentiated by; these are
+        joined to no others, whose gradients would be computed with theirs.
     """
-    weights = set(program.weights)
+    place = {value: i for i, value in enumerate(program.weights)}
     families: dict[tuple, list[trace.Node]] = collections.defaultdict(list)
     for node in program.nodes:
-        if node.type == "Conv2D" and node.inputs[1] in weights and not _grouped(node):
-            families[_window(node)].append(node)
+        if node.type == "Conv2D" and node.inputs[1] in place and not _grouped(node):
+            trains = place[node.inputs[1]] < trained
+            families[trains, *_window(node)].append(node)
     found = {
         family[0]: trace.Node(
             _TYPE,
