@@ -21,6 +21,7 @@ import functools
 import os
 import pathlib
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable
 
@@ -28,7 +29,11 @@ import numpy as np
 from PIL import Image
 
 from ondevice.detection import geometry
-from ondevice.device import perspective
+from ondevice.device import image_parts, perspective
+
+# Pillow warns of each tag that it cannot read, thousands in a hostile file. Set once:
+# pictures are decoded in threads, and `warnings.catch_warnings` is no good in those.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Pictures above are refused before they are decoded: 64 Mpx are 192 MB as RGB.
 MAX_PIXELS = 64_000_000
@@ -109,11 +114,11 @@ def read(path: str | os.PathLike[str], side: int | None = None) -> np.ndarray:
 
     Raises:
       ImageError: If the file cannot be read, is none of the formats, is broken or
-        truncated, or has more than `MAX_PIXELS` pixels.
+        truncated, has more than `MAX_PIXELS` pixels, or is made of too many parts.
     """
     name = os.fspath(path)
     try:
-        with Image.open(name, formats=_formats()) as picture:
+        with _opened(name) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ImageError(
                     f"A picture must have at most {MAX_PIXELS} pixels. "
@@ -163,13 +168,13 @@ def find(given: Iterable[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of a picture set upright, from its header alone.
+    """Width and height of a picture set upright, as its header has them.
 
     Raises:
       ImageError: If there is no such header.
     """
     try:
-        with Image.open(os.fspath(path), formats=_formats()) as picture:
+        with _opened(os.fspath(path)) as picture:
             width, height = picture.size
             turned = _orientation(picture) in (5, 6, 7, 8)
     except _DECODING_ERRORS as error:
@@ -310,6 +315,15 @@ def _reached(steps: np.ndarray, length: int) -> slice:
 
 def _rounded(total: np.ndarray) -> np.ndarray:
     return (total + _STEPS * _STEPS // 2) // (_STEPS * _STEPS)
+
+
+def _opened(name: str) -> Image.Image:
+    """A picture whose header is read, and whose parts are bounded."""
+    with open(name, "rb") as file:
+        if os.fstat(file.fileno()).st_size > image_parts.MAX_BYTES:
+            raise ValueError(f"it must have at most {image_parts.MAX_BYTES} bytes")
+        stream = image_parts.Stream(file.read())
+    return Image.open(stream, formats=_formats())
 
 
 @functools.cache
