@@ -111,13 +111,13 @@ class TestPairs:
         _, (fault,) = pairs(tmp_path, json.dumps([HAND] * 1001))
         assert "p.json: must hold a list of at most 1000 hands" in fault
 
-    def test_reading_ends_at_a_thousand_faults(self, tmp_path):
+    def test_reading_ends_at_five_hundred_faults(self, tmp_path):
         for name in ("a", "b"):
             Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.jpg")
             (tmp_path / f"{name}.json").write_text(json.dumps([{}] * 600))
         _, faults = pairs(tmp_path, "[]")
-        assert len(faults) == 1001 and "b.json: hand 399: " in faults[-2]
-        assert faults[-1] == "Reading ended at 1000 faults."
+        assert len(faults) == 501 and "a.json: hand 499: " in faults[-2]
+        assert faults[-1] == "Reading ended at 500 faults."
 
     def test_missing_annotation_is_a_fault(self, tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg")

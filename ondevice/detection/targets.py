@@ -43,7 +43,7 @@ _SAME_IOU = 0.5
 _NEXT_TO_NOTHING = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Label:
     """One labelled hand.
 

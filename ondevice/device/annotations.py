@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,8 +31,27 @@ MAX_HANDS = 1000
 
 _MAX_JSON_BYTES = 512 * 2**20
 
-# Reading ends at so many: what is hostile has one in every few characters.
-_MOST_FAULTS = 1000
+# Reading ends at so many, fewer than `samples.DataError` lists: what is hostile has one
+# in every few characters.
+_MOST_FAULTS = 500
+
+# Characters of one fault, and of what it quotes.
+_LONGEST_FAULT = 600
+_QUOTED = 80
+
+
+class _Short(reprlib.Repr):
+    """Python's own cuts a text when all of it is quoted; this one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict = 3, 30, 5
+
+    def repr_str(self, x: str, level: int) -> str:
+        return repr(x[:_QUOTED])
+
+
+_SHORT = _Short()
 
 
 class TooManyFaults(Exception):
@@ -39,7 +59,7 @@ class TooManyFaults(Exception):
 
 
 class Faults(list[str]):
-    """What is wrong, until it is too much."""
+    """What is wrong, each in short, until it is too much."""
 
     def append(self, fault: str) -> None:
         """Adds one.
@@ -47,7 +67,7 @@ class Faults(list[str]):
         Raises:
           TooManyFaults: If it is the last that is taken.
         """
-        super().append(fault)
+        super().append(fault[:_LONGEST_FAULT])
         if len(self) >= _MOST_FAULTS:
             super().append(f"Reading ended at {_MOST_FAULTS} faults.")
             raise TooManyFaults
@@ -132,8 +152,13 @@ def floats(fields: Mapping, key: str, count: int | None = None) -> list[float]:
         or (count is not None and len(values) != count)
     ):
         wanted = f"{count} numbers" if count is not None else "numbers"
-        raise ValueError(f"`{key}` must be {wanted}. Received: {str(values)[:200]}.")
+        raise ValueError(f"`{key}` must be {wanted}. Received: {quoted(values)}.")
     return [float(value) for value in values]
+
+
+def quoted(value: Any) -> str:
+    """What was received, in short, whatever it is and however long."""
+    return _SHORT.repr(value)
 
 
 def is_finite(value: Any) -> bool:
@@ -245,7 +270,7 @@ def _class_index(label: Any, classes: Sequence[str] | None) -> int:
         return int(text) - 1
     raise ValueError(
         f"`label` must be one of {list(classes)} or 1..{len(classes)}. "
-        f"Received: {label!r}."
+        f"Received: {quoted(label)}."
     )
 
 

@@ -105,7 +105,7 @@ def _kinds(
     if not set(index.names.values()) & set(kinds):
         raise ValueError(
             f"{path}: must have a category {wanted}. "
-            f"Received: {sorted(index.names.values())}."
+            f"Received: {sorted(name[:20] for name in index.names.values())[:20]}."
         )
     if classes is None:
         logging.info("%s: hands of all these count as palms: %s.", path, [*kinds])
@@ -126,7 +126,7 @@ def _take_hands(
             continue
         image_id = note.get("image_id")
         picture = None
-        if isinstance(image_id, int | str):
+        if coco_index.is_id(image_id):
             picture = index.pictures.get(image_id)
         if picture is None:
             counts.strays += 1
@@ -162,10 +162,11 @@ def _take_hand(
 
 def _category(note: Mapping, names: Mapping[Any, str]) -> str:
     category = note.get("category_id")
-    if not isinstance(category, int | str) or category not in names:
-        known = sorted(map(str, itertools.islice(names, 20)))
+    if not coco_index.is_id(category) or category not in names:
+        known = sorted(str(key)[:20] for key in itertools.islice(names, 20))
         raise ValueError(
-            f"`category_id` must be one of {known}. Received: {category!r}."
+            f"`category_id` must be one of {known}. "
+            f"Received: {annotations.quoted(category)}."
         )
     return names[category]
 

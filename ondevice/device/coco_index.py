@@ -5,7 +5,7 @@ Files are read record by record: COCO-WholeBody's take half a gigabyte.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 from ondevice.detection import targets
@@ -23,9 +23,10 @@ NUMBERS = (3 * annotations.KEYPOINTS, 3 * HAND)
 _ASPECT = 0.02
 
 _MOST_CATEGORIES = 10_000
+_LONGEST_NAME = 200
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Picture:
     """A picture, and the hands that were found of it so far.
 
@@ -92,15 +93,15 @@ def read(path: pathlib.Path, data: bytes, faults: annotations.Faults) -> Index:
         if key == "images":
             _add_picture(path, place, record, taken, found, faults)
         elif key == "categories" and _has_id(record):
-            found.names[record["id"]] = str(record.get("name"))
-            if len(found.names) > _MOST_CATEGORIES:
-                raise ValueError(
-                    f"{path}: must have at most {_MOST_CATEGORIES} categories."
-                )
+            name = record.get("name")
+            if isinstance(name, str):
+                found.names[record["id"]] = name[:_LONGEST_NAME]
+            _bound_categories(path, found.names)
         elif key == "annotations" and has_hand_keypoints(record):
             category = record.get("category_id")
-            if isinstance(category, int | str):
+            if is_id(category):
                 found.with_hands[category] = None
+                _bound_categories(path, found.with_hands)
     return found
 
 
@@ -133,6 +134,11 @@ def records(
         ) from None
 
 
+def is_id(value: Any) -> bool:
+    """Whether it is a text, or an integer that a float holds: larger hashes repeat."""
+    return isinstance(value, str) or type(value) is int and annotations.is_finite(value)
+
+
 def has_hand_keypoints(note: Mapping[str, Any]) -> bool:
     """Whether an annotation has as many keypoints as a palm or a hand."""
     listed = note.get("keypoints")
@@ -156,8 +162,8 @@ def _add_picture(
             raise ValueError(f"must be listed once. It is image {before}, too.")
         if not _has_id(entry) or entry["id"] in index.pictures:
             raise ValueError(
-                "must have an `id` of its own, a number or a text. "
-                f"Received: {entry.get('id')!r}."
+                "must have an `id` of its own, a whole number or a text. "
+                f"Received: {annotations.quoted(entry.get('id'))}."
             )
         picture = Picture(file, _side(entry, "width"), _side(entry, "height"))
         _check_size(picture)
@@ -168,27 +174,32 @@ def _add_picture(
 
 def _file(path: pathlib.Path, entry: Mapping[str, Any]) -> pathlib.Path:
     name = entry.get("file_name")
+    quoted = annotations.quoted(name)
     if not isinstance(name, str) or not name or "\0" in name:
-        raise ValueError(f"`file_name` must be a text. Received: {name!r}.")
+        raise ValueError(f"`file_name` must be a text. Received: {quoted}.")
     relative = pathlib.PurePosixPath(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise ValueError(
-            f"`file_name` must stay in the data's folder. Received: {name!r}."
+            f"`file_name` must stay in the data's folder. Received: {quoted}."
         )
     bases = [path.parent]
     if path.parent.name == "annotations":
         bases.append(path.parent.parent)
     for base in bases:
         for folder in (base, base / "images", base / path.stem):
-            if (folder / relative).is_file():
-                return folder / relative
-    raise ValueError(f"{name!r} must lie in {path.parent} or its folder `images`.")
+            try:
+                if (folder / relative).is_file():
+                    return folder / relative
+            except OSError:  # Too many bytes for a name, and the like.
+                continue
+    raise ValueError(f"{quoted} must lie in {path.parent} or its folder `images`.")
 
 
 def _side(entry: Mapping[str, Any], key: str) -> float:
     if not annotations.is_finite(entry.get(key)) or entry[key] <= 0:
         raise ValueError(
-            f"the image's `{key}` must be positive. Received: {entry.get(key)!r}."
+            f"the image's `{key}` must be positive. "
+            f"Received: {annotations.quoted(entry.get(key))}."
         )
     return float(entry[key])
 
@@ -209,4 +220,9 @@ def _check_size(picture: Picture) -> None:
 
 
 def _has_id(entry: Mapping[str, Any]) -> bool:
-    return isinstance(entry.get("id"), int | str)
+    return is_id(entry.get("id"))
+
+
+def _bound_categories(path: pathlib.Path, found: Sized) -> None:
+    if len(found) > _MOST_CATEGORIES:
+        raise ValueError(f"{path}: must have at most {_MOST_CATEGORIES} categories.")

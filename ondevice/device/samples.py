@@ -59,7 +59,7 @@ def _shortened(fault: str) -> str:
     return fault if len(fault) <= _LONGEST else f"{fault[:half]} ... {fault[-half:]}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
     """One picture.
 
