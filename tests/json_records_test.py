@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from ondevice.device import json_records
 
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | NUMBERS | st.text(),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
     ),
@@ -108,3 +109,26 @@ class TestLength:
                 assert tracemalloc.get_traced_memory()[1] < 10 * json_records.LONGEST
             finally:
                 tracemalloc.stop()
+
+
+def test_items_and_members_are_counted(monkeypatch):
+    monkeypatch.setattr(json_records, "MOST_ITEMS", 3)
+    assert lists(b'{"a": [1, 2, 3], "b": [4]}') == {"a": [1, 2, 3], "b": [4]}
+    for data in (b'{"a": [1, 2, 3], "b": [4, 5]}', b'{"a":1,"b":1,"c":1,"d":[1,2]}'):
+        with pytest.raises(ValueError, match="at most 3 items"):
+            lists(data)
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity"])
+def test_what_is_no_number_is_refused(value):
+    with pytest.raises(ValueError, match="Infinity is no number|NaN is no number"):
+        lists(b'{"a": [{"b": ' + value + b"}]}")
+
+
+def test_places_are_those_in_the_whole():
+    before = b'{"a": [' + b"1, " * json_records.LONGEST
+    with pytest.raises(ValueError, match=f"utf-8, at byte {len(before) + 1}"):
+        lists(before + b'"\xff"]}')
+    spaces = b" " * json_records.LONGEST
+    with pytest.raises(ValueError, match="Expecting ',' delimiter, or it is longer"):
+        lists(b'{"a": [[1 2' + spaces + b"]]}")

@@ -1,6 +1,7 @@
 """Reads a long JSON record by record: no more of it is in memory than one.
 
-Only the outermost object, and the lists in it, may be long; see `LONGEST`.
+Only the outermost object, and the lists in it, may be long; see `LONGEST`. Of a name
+that is there twice in one value the last counts; NaN and infinities are refused.
 """
 
 from __future__ import annotations
@@ -14,9 +15,19 @@ from typing import Any
 # Bytes of a value that is read at once; COCO's longest are the outlines of crowds.
 LONGEST = 2**17
 
+# Items of all lists, and members of the outermost object; COCO-WholeBody's training
+# file has a quarter of a million annotations.
+MOST_ITEMS = 500_000
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _AFTER = frozenset(" \t\n\r,:]}")
-_DECODER = json.JSONDecoder()
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused)
 
 
 def lists(data: bytes) -> Iterator[tuple[str, Iterator[Any] | None]]:
@@ -65,6 +76,7 @@ class _Reader:
         # A part of it, decoded; where that begins, and the place in it.
         self._begin = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
         self._text, self._at, self._is_last = "", 0, False
+        self._count = 0
         self._decode()
 
     def names(self) -> Iterator[str]:
@@ -94,7 +106,7 @@ class _Reader:
         """Reads whatever comes."""
         self.next()
         while True:
-            fault = f"no end within {LONGEST} bytes, the most that are read"
+            fault = "it must end"
             try:
                 found, end = _DECODER.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
@@ -104,6 +116,8 @@ class _Reader:
                 if self._is_last or self._text[end : end + 1] in _AFTER:
                     self._at = end
                     return found
+            if not self._is_last and self._at == 0:
+                fault = f"{fault}, or it is longer than {LONGEST} bytes"
             if self._is_last or self._at == 0:
                 raise ValueError(f"{fault}, in the value at byte {self._byte()}")
             self._decode()
@@ -120,6 +134,9 @@ class _Reader:
             yield
             while self.next() == ",":
                 self._at += 1
+                self._count += 1
+                if self._count > MOST_ITEMS:
+                    raise ValueError(f"there must be at most {MOST_ITEMS} items")
                 yield
         self._take(closing)
 
@@ -137,7 +154,11 @@ class _Reader:
         self._begin, self._at = self._byte(), 0
         part = self._data[self._begin : self._begin + LONGEST]
         self._is_last = self._begin + LONGEST >= len(self._data)
-        self._text, _ = codecs.utf_8_decode(part, "strict", self._is_last)
+        try:
+            self._text, _ = codecs.utf_8_decode(part, "strict", self._is_last)
+        except UnicodeDecodeError as error:
+            place = self._begin + error.start
+            raise ValueError(f"it must be utf-8, at byte {place}") from None
 
     def _byte(self) -> int:
         """The place in the whole."""
