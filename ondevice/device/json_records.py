@@ -15,9 +15,9 @@ from typing import Any
 # Bytes of a value that is read at once; COCO's longest are the outlines of crowds.
 LONGEST = 2**17
 
-# Items of all lists, and members of the outermost object; COCO-WholeBody's training
-# file has a quarter of a million annotations.
-MOST_ITEMS = 500_000
+# Items of all lists and members of the outermost object: so many, and one more for so
+# many bytes. A picture with its hands takes hundreds; items of two bytes are no data.
+ITEMS, BYTES_AN_ITEM = 250_000, 50
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _AFTER = frozenset(" \t\n\r,:]}")
@@ -76,7 +76,7 @@ class _Reader:
         # A part of it, decoded; where that begins, and the place in it.
         self._begin = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
         self._text, self._at, self._is_last = "", 0, False
-        self._count = 0
+        self._items = ITEMS + len(data) // BYTES_AN_ITEM
         self._decode()
 
     def names(self) -> Iterator[str]:
@@ -134,9 +134,9 @@ class _Reader:
             yield
             while self.next() == ",":
                 self._at += 1
-                self._count += 1
-                if self._count > MOST_ITEMS:
-                    raise ValueError(f"there must be at most {MOST_ITEMS} items")
+                self._items -= 1
+                if self._items < 0:
+                    raise ValueError("there must be fewer items for its length")
                 yield
         self._take(closing)
 
