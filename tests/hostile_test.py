@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+import tracemalloc
 import warnings
 
 import pytest
@@ -61,6 +63,18 @@ class TestLimits:
 
         with pytest.raises(AssertionError, match="no end after"):
             limits.held(swallow, 2**20)
+
+    def test_time_is_told_without_what_watching_takes(self, monkeypatch):
+        monkeypatch.setattr(limits, "SECONDS", 0.05)
+
+        def slow(how):
+            end = time.process_time() + 0.4  # Half of it the system's, not counted.
+            while how() and time.process_time() < end:
+                pass
+
+        assert limits.held(lambda: slow(tracemalloc.is_tracing), 2**20)
+        with pytest.raises(AssertionError, match="no end after 0.05"):
+            limits.held(lambda: slow(lambda: True), 2**20)
 
     def test_files_and_processes(self, tmp_path):
         import os
