@@ -33,9 +33,14 @@ _FORMATS = {
     "TIFF": ("RGB", "RGBA", "CMYK", "P", "F", "I;16", "1"),
     "WEBP": ("RGB", "RGBA"),
 }
-# Small parts of a JPEG, PNG, GIF and PPM, and what stands behind such.
-_PARTS = (b"\xff\xec\0\2", b"\0\0\0\0aaAa8\x1c\xc1\xe7", b"!\xfe\1A\0", b"#\n")
-_BEFORE = (b"\xff\xdb", b"\xff\xda", b"\0\0\0\x0dIDAT", b",\0\0\0\0", b"16 12")
+# Small parts of a format, and what stands behind such: a segment, a chunk, comments.
+_PARTS = {
+    "JPEG": (b"\xff\xec\0\2", b"\xff\xdb"),
+    "PNG": (b"\0\0\0\0aaAa8\x1c\xc1\xe7", b"\0\0\0\x0dIDAT"),
+    "GIF": (b"!\xfe\1A\0", b",\0\0\0\0"),
+    "PPM": (b"#\n", b"16 12"),
+}
+_LONG = 1_000_000
 # Beside the bytes: a picture as Pillow's object, as RGB, and as float64 on the way.
 _A_PIXEL = 32
 _HAND = {
@@ -66,9 +71,11 @@ def _pictures(seed: int) -> Mapping[str, int]:
     path = _folder() / "picture"
     for _ in range(INPUTS):
         kind = draw.choice(sorted(_FORMATS))
-        content = mutations.damaged(draw, _whole(kind, draw.choice(_FORMATS[kind])))
-        if draw.random() < 0.1:
-            content = _repeated(draw, content)
+        content = _whole(kind, draw.choice(_FORMATS[kind]))
+        if kind in _PARTS and draw.random() < 0.1:
+            content = _repeated(draw, content, *_PARTS[kind])
+        else:
+            content = mutations.damaged(draw, content)
         path.write_bytes(content)
         side = draw.choice((None, 8))
         read = functools.partial(_decoded, path, side)
@@ -83,14 +90,15 @@ def _pictures(seed: int) -> Mapping[str, int]:
     return {"inputs": INPUTS, "taken": taken}
 
 
-def _repeated(draw: random.Random, content: bytes) -> bytes:
-    """With a small part, from it or of one of the formats, there many times."""
-    at = draw.randrange(len(content) + 1)
-    own = content[at : at + draw.choice((1, 2, 8, 32))]
-    marks = [0, len(content), *(content.find(mark) for mark in _BEFORE)]
-    place = max(0, draw.choice(marks))
-    part = draw.choice((own, *_PARTS))
-    return content[:place] + part * (500_000 // (len(part) + 8)) + content[place:]
+def _repeated(
+    draw: random.Random, content: bytes, part: bytes, behind: bytes
+) -> bytes:
+    """With a small part, the format's or one of its own, there many times."""
+    place = max(0, content.find(behind))
+    if draw.random() < 0.2:
+        at = draw.randrange(len(content))
+        part = content[at : at + draw.choice((1, 2, 8, 32))]
+    return content[:place] + part * (_LONG // len(part)) + content[place:]
 
 
 def _decoded(path: pathlib.Path, side: int | None) -> None:
