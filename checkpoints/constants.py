@@ -40,7 +40,7 @@ def decoded(
         one, and where.
     """
     tensor = file.subgraphs[subgraph].tensors[tensor_index]
-    where = f"tensor {tensor_index} ({tensor.name!r}) of subgraph {subgraph}"
+    where = f"tensor {tensor_index} ({tensor.name[:80]!r}) of subgraph {subgraph}"
     if not file.buffer_bytes(tensor.buffer).nbytes:
         raise tflite_types.TfliteError(
             f"A weight must be a constant. Received: {where}, which holds none."

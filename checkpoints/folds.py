@@ -14,13 +14,12 @@ Operators carry TensorFlow's names and are computed in float32.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from checkpoints import shapes
+from checkpoints import shapes, strict_json
 
 WEIGHT, CONSTANT, RESHAPE, TRANSPOSE = "weight", "constant", "Reshape", "Transpose"
 _SETTINGS = (RESHAPE, TRANSPOSE)  # of one expression, and integers
@@ -150,7 +149,10 @@ def _require_bounded(kind: str, operands: list[np.ndarray]) -> None:
     if kind in _UNARY:
         return
     one, two = (operand.shape for operand in operands)
-    if kind in _THROUGH and one != two[-2:-1]:
+    # A filter of no rows has no numbers, and a sum of as many as it has columns.
+    if kind in _THROUGH and (
+        one != two[-2:-1] or math.prod(two[-2:]) > operands[1].size
+    ):
         raise ValueError(f"an offset {one} for a filter {two}")
     if kind in _ELEMENTWISE:
         size = math.prod(np.broadcast_shapes(one, two))
@@ -165,21 +167,21 @@ def _opened(expression: Any, depth: int) -> tuple[str, list[Any]]:
         or len(expression) not in (2, 3)
         or not isinstance(expression[0], str)
     ):
-        raise _malformed(reprlib.repr(expression))
+        raise _malformed(strict_json.shown(expression))
     kind, *parts = expression
     known = kind in (WEIGHT, CONSTANT, *_SETTINGS, *OPERATORS)
     if not known or len(parts) != (1 if kind in _UNARY else 2):
-        raise _malformed(reprlib.repr(expression))
+        raise _malformed(strict_json.shown(expression))
     if kind == WEIGHT and not isinstance(parts[0], str):
-        raise _malformed(reprlib.repr(expression))
+        raise _malformed(strict_json.shown(expression))
     return kind, parts
 
 
 def _shape(value: Any, expression: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(v) is int for v in value):
-        raise _malformed(reprlib.repr(expression))
+        raise _malformed(strict_json.shown(expression))
     if not shapes.is_possible(value):
-        raise _malformed(reprlib.repr(expression))
+        raise _malformed(strict_json.shown(expression))
     return tuple(value)
 
 

@@ -97,16 +97,17 @@ def faults(file: TfliteFile) -> list[str]:
 
 def _tensors(file: TfliteFile, graph: Subgraph) -> Iterator[str]:
     """Tensors that no memory fits."""
-    strings: dict[tuple[int, tuple[int, ...]], int] = {}  # The first of each.
+    strings: dict[tuple[int, int], int] = {}  # The first of each.
     for tensor in graph.tensors:
         stored = file.buffers[tensor.buffer].size
-        bits = _BITS.get(tensor.dtype, 0) * math.prod(tensor.shape)
+        elements = math.prod(tensor.shape)
+        bits = _BITS.get(tensor.dtype, 0) * elements
         if bits > 8 * MAX_TENSOR:
             yield f"tensor {tensor.index} {tensor.shape} of {bits // 8} bytes"
         if not stored or tensor.sparsity is not None:
             continue
         if tensor.dtype == "STRING":
-            strings.setdefault((tensor.buffer, tensor.shape), tensor.index)
+            strings.setdefault((tensor.buffer, elements), tensor.index)
         elif stored != (bits + 7) // 8:
             yield (
                 f"tensor {tensor.index} of {tensor.dtype} {tensor.shape} with {stored} "

@@ -227,7 +227,7 @@ def _mapping_decoder(decoder: _Decoder) -> _Decoder:
                 break
             known = len(faults)
             found[name] = decoder(item, faults)
-            _within(f".{name[:80]}", faults, known)
+            _within(f".{repr(name[:80])[1:-1]}", faults, known)
         return found
 
     return decoded

@@ -207,7 +207,7 @@ class TfliteFile:
         stored = self.buffer_bytes(tensor.buffer)
         if not stored.nbytes:
             return None
-        where = f"tensor {tensor_index} ({tensor.name!r}) of subgraph {subgraph}"
+        where = f"tensor {tensor_index} ({tensor.name[:80]!r}) of subgraph {subgraph}"
         if tensor.dtype == "STRING" and tensor.sparsity is None:
             offsets = self.string_offsets(subgraph, tensor_index)
             if _A_STRING * offsets.size > allowance.of(len(self.data)):

@@ -129,6 +129,21 @@ class EvaluateTest(parameterized.TestCase):
             folds.evaluate(expression, VALUES)
         self.assertLess(len(str(caught.exception)), 1_000)
 
+    def test_errors_of_wide_and_deep_expressions_are_short(self):
+        expression = "a" * 28
+        for _ in range(6):
+            expression = [expression] * 6
+        with self.assertRaises(folds.FoldError) as caught:
+            folds.weights(expression)
+        self.assertLess(len(str(caught.exception)), 1_000)
+
+    @parameterized.parameters("Through", "ThroughEach")
+    def test_a_filter_without_numbers_makes_none(self, kind):
+        # Summed up over no rows, [0, 1, 2 ** 30] would be 8 GB.
+        filters = ["constant", [0, 1, 2**30], []]
+        with self.assertRaisesRegex(folds.FoldError, "for a filter"):
+            folds.evaluate([kind, ["constant", [1], [0]], filters], {})
+
     def test_small_operands_may_be_broadcast(self):
         row = ["constant", [1, 60], [1.0] * 60]
         found = folds.evaluate(["Mul", row, ["Transpose", row, [1, 0]]], {})

@@ -126,6 +126,20 @@ class TestStrings:
         monkeypatch.setattr(TfliteFile, "string_offsets", seen)
         assert soundness.faults(strings(3, 400)) == [] and len(looked) == 1
 
+    def test_one_buffer_of_many_shapes_is_looked_at_once(self, monkeypatch):
+        looked = []
+        offsets = TfliteFile.string_offsets
+        monkeypatch.setattr(
+            TfliteFile,
+            "string_offsets",
+            lambda given, *where: looked.append(where) or offsets(given, *where),
+        )
+        stored = struct.pack("<10i", 8, *[40] * 9)
+        rows = [((), "FLOAT32", 0)]
+        rows += [(shape, "STRING", 1) for shape in ((8,), (2, 4), (4, 2), (1, 8))]
+        given = tflite_file.parse(tflite_bytes.model_bytes(rows, (b"", stored)))
+        assert soundness.faults(given) == [] and len(looked) == 1
+
     def test_no_string_is_made_to_prove_the_table(self):
         given = strings(100_000, 1, b"ab")
         tracemalloc.start()
@@ -158,7 +172,12 @@ def test_messages_are_short():
     graph = Subgraph(0, "", tensors(1), (), (0,) * 5000, ())
     kinds = tuple(Operator(i, f"{i}" * 99, True, (), (), {}) for i in range(5000))
     strange = Subgraph(0, "", (), kinds, (), ())
-    for given in (file(graph), file(strange)):
+    # Characters of which a repr takes ten each.
+    tags = tuple(
+        Operator(i, chr(65 + i) + "\U000e0001" * 100, True, (), (), {})
+        for i in range(20)
+    )
+    for given in (file(graph), file(strange), file(Subgraph(0, "", (), tags, (), ()))):
         with pytest.raises(recognition.UnknownDetectorError) as caught:
             recognition.recognise(given)
         assert len(str(caught.value)) < 8000

@@ -219,6 +219,14 @@ class MemoryTest(parameterized.TestCase):
         for value in ("a", 1.5, None, [1, "a"], {"a": [1]}, b"x"):
             self.assertEqual(strict_json.shown(value), repr(value))
 
+    def test_names_in_faults_are_printable(self):
+        faults: list[str] = []
+        strict_json.decode(Mapping[str, int], {"\ud800\n": "q", "a": "q"}, "it", faults)
+        expected = [
+            "it.\\ud800\\n must be int, not 'q'", "it.a must be int, not 'q'",
+        ]  # fmt: skip
+        self.assertEqual(faults, expected)
+
     def test_a_summary_is_short(self):
         text = strict_json.summary(["a" * 150 + "b" * 9_999 + "c" * 150] * 50)
         self.assertLess(len(text), 7_000)

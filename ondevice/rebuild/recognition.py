@@ -13,7 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 
-from checkpoints import tflite_file
+from checkpoints import strict_json, tflite_file
 from ondevice.rebuild import nodes, specs, topology
 
 _COMMUTATIVE = ("add",)
@@ -22,6 +22,7 @@ _COMMUTATIVE = ("add",)
 _MOST_INPUTS = 1000
 # Of what a message lists.
 _LISTED = 20
+_QUOTES = "'\""
 
 
 class UnknownDetectorError(ValueError):
@@ -103,13 +104,16 @@ def _refusal(
         if not node.known:
             strange.setdefault(node.kind, node.operator)
     first = itertools.islice(strange.items(), _LISTED)
-    listed = ", ".join(f"{name[:80]} (operator {at})" for name, at in first)
+    listed = ", ".join(
+        f"{strict_json.shown(name).strip(_QUOTES)} (operator {at})"
+        for name, at in first
+    )
     counts = itertools.islice(file.census().items(), _LISTED)
-    census = {name[:80]: count for name, count in counts}
+    census = ", ".join(f"{strict_json.shown(name)}: {n}" for name, n in counts)
     return (
         f"The graph must be one of the known detectors: {', '.join(specs.PRESETS)}. "
         f"Received: inputs and outputs of shapes {shapes}, operators "
-        f"{census}; {nearest}"
+        f"{{{census}}}; {nearest}"
         + (f"; no layer is like {listed}." if listed else ".")
     )
 
