@@ -30,9 +30,6 @@ from checkpoints.tflite_types import (
 # Bytes of one tensor, the most that a .tflite of old could hold.
 MAX_TENSOR = 2**31
 
-# Of one subgraph; what is hostile has one in every few bytes.
-_MOST_FAULTS = 1000
-
 # Bits of an element; strings have a table of their own, handles none.
 _BITS = {name: 8 * np.dtype(code).itemsize for name, code in NUMPY_DTYPES.items()} | {
     "BFLOAT16": 16,
@@ -79,7 +76,8 @@ def faults(file: TfliteFile) -> list[str]:
     for graph in file.subgraphs:
         where = f" of subgraph {graph.index}"
         each = itertools.chain(_tensors(file, graph), _flow(file, graph))
-        found += [fault + where for fault in itertools.islice(each, _MOST_FAULTS)]
+        first = itertools.islice(each, strict_json.MOST_FAULTS)
+        found += [fault + where for fault in first]
     for signature in file.signatures:
         graph = file.subgraphs[signature.subgraph]
         for what, named, there in (

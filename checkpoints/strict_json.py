@@ -147,8 +147,8 @@ def shown(value: Any) -> str:
     return f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
-class _Shown(reprlib.Repr):
-    """A repr that looks at the beginnings of long values alone."""
+class Repr(reprlib.Repr):
+    """A repr that looks at the beginnings of long texts alone: Python's cuts after."""
 
     def repr_str(self, value: str, level: int) -> str:
         return repr(value[:_LONGEST_SHOWN])
@@ -157,7 +157,7 @@ class _Shown(reprlib.Repr):
         return repr(value[:_LONGEST_SHOWN])
 
 
-_SHOWN = _Shown()
+_SHOWN = Repr()
 _SHOWN.maxlevel = 2
 
 

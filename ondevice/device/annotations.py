@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import pathlib
-import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,23 +34,9 @@ _MAX_JSON_BYTES = 512 * 2**20
 # in every few characters.
 _MOST_FAULTS = 500
 
-# Characters of one fault, and of what it quotes.
-_LONGEST_FAULT = 600
-_QUOTED = 80
-
-
-class _Short(reprlib.Repr):
-    """Python's own cuts a text when all of it is quoted; this one before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxlist, self.maxdict = 3, 30, 5
-
-    def repr_str(self, x: str, level: int) -> str:
-        return repr(x[:_QUOTED])
-
-
-_SHORT = _Short()
+# A hand's numbers whole, where there are no more.
+_SHORT = strict_json.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 30, 5
 
 
 class TooManyFaults(Exception):
@@ -67,7 +52,7 @@ class Faults(list[str]):
         Raises:
           TooManyFaults: If it is the last that is taken.
         """
-        super().append(fault[:_LONGEST_FAULT])
+        super().append(fault[: samples.LONGEST])
         if len(self) >= _MOST_FAULTS:
             super().append(f"Reading ended at {_MOST_FAULTS} faults.")
             raise TooManyFaults

@@ -17,7 +17,7 @@ from ondevice.device import images
 # A message lists at most this many faults, and counts the rest.
 _LISTED = 1000
 # Characters of one; what it quotes may be anything.
-_LONGEST = 600
+LONGEST = 600
 
 _CHECKING_THREADS = 2
 
@@ -55,8 +55,8 @@ class DataError(ValueError):
 
 def _shortened(fault: str) -> str:
     """A fault without the middle of what it quotes, where that is endless."""
-    half = _LONGEST // 2
-    return fault if len(fault) <= _LONGEST else f"{fault[:half]} ... {fault[-half:]}"
+    half = LONGEST // 2
+    return fault if len(fault) <= LONGEST else f"{fault[:half]} ... {fault[-half:]}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
