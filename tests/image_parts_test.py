@@ -228,7 +228,10 @@ def test_numbers_in_ascii_take_little_at_a_time(tmp_path):
     np.testing.assert_array_equal(images.read(path), pixels)
 
 
-def test_a_tiff_of_small_tiles_or_strips_is_read(tmp_path):
+def test_a_tiff_of_a_strip_for_each_row_is_read(tmp_path):
     path = tmp_path / "a"
-    Image.new("L", (60, 25_000)).save(path, "TIFF", strip_size=1)
+    picture = Image.new("L", (60, 25_000))
+    picture.save(path, "TIFF", compression="tiff_lzw", strip_size=1)
+    with Image.open(path) as found:
+        assert len(found.tag_v2[273]) == 25_000
     assert images.read(path).shape == (25_000, 60, 3)
