@@ -20,7 +20,7 @@ import tensorflow as tf
 from signatures.gradients import rule, window
 
 # Numbers of a band: a sum, a slice and a product of 0.3 MB each lie in a cache of 1 MB.
-_BAND = 80_000
+_BAND = 160_000
 # Bands of a convolution: as many as tflite-runtime 2.14 delegates a concatenation of.
 # More, for a large batch, would make files of more operators than readers bear.
 _PARTS = 4
