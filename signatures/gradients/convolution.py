@@ -323,12 +323,11 @@ def _columns_product(line: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         products = tf.matmul(line, gradient, transpose_a=True)
         return tf.reduce_sum(products, axis=[0, 1], keepdims=True)
     cells = batch * height * width
-    product = tf.matmul(
-        tf.reshape(line, [1, cells, inputs]),
-        tf.reshape(gradient, [1, cells, outputs]),
+    return tf.matmul(
+        tf.reshape(line, [1, 1, cells, inputs]),
+        tf.reshape(gradient, [1, 1, cells, outputs]),
         transpose_a=True,
     )
-    return tf.reshape(product, [1, 1, inputs, outputs])
 
 
 def filled(columns: int) -> int:
