@@ -39,7 +39,7 @@ def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward
     rows, columns = over.rows, over.columns
     plain = rows.dilation == columns.dilation == 1
     # Every runtime delegates a depthwise convolution whose filter is a constant.
-    quick = operation.target == manifest.ANY
+    quick = operation.target != manifest.TFLITE_RUNTIME
     narrow = kernel[2] * kernel[3] <= _MOST_CHANNELS
     shifts = not plain or operation.wanted[1] and not (quick and narrow)
     flat = tf.reshape(filters, [kernel[0] * kernel[1], kernel[2] * kernel[3]])

@@ -105,12 +105,12 @@ class _Emitter:
                 f"target must be one of {', '.join(manifest.TARGETS)}. "
                 f"Received: {target!r}."
             )
-        self._target = target
         self._generator = generator
         self._program = program
         self._loss = loss
         self._tensors: dict[trace.Value, tf.Tensor] = dict(program.bound)
         self._active = _active(program)
+        self._target = _narrowed(target, program, self._active)
         self._backward: list[tuple[trace.Node, rule.Operation, rule.Backward]] = []
         differentiated = _differentiated(program, self._active, loss)
         for node in program.nodes:
@@ -180,6 +180,15 @@ def _active(program: trace.Program) -> set[trace.Value]:
         if node.type not in rules.CONSTANT and active.intersection(node.inputs):
             active.update(v for v in node.outputs if v.dtype.is_floating)
     return active
+
+
+def _narrowed(target: str, program: trace.Program, active: set[trace.Value]) -> str:
+    """`any`, or AI_EDGE_LITERT where a depthwise filter changes."""
+    changes = any(
+        node.type == "DepthwiseConv2dNative" and node.inputs[1] in active
+        for node in program.nodes
+    )
+    return rule.AI_EDGE_LITERT if changes and target == manifest.ANY else target
 
 
 def _differentiated(

@@ -20,6 +20,10 @@ import tensorflow as tf
 Backward = Callable[[Sequence[Any]], Sequence[Any]]
 Rule = Callable[["Operation"], tuple[Sequence[tf.Tensor], Backward]]
 
+# What the target `any` becomes where the filter of a depthwise convolution changes: the
+# kernel of tflite-runtime 2.14 for it is so slow that nothing is left out for its sake.
+AI_EDGE_LITERT = "ai_edge_litert"
+
 # The attribute that names the gradient which tf.custom_gradient gave an IdentityN.
 CUSTOM = "_gradient_op_type"
 
@@ -42,7 +46,7 @@ class Operation:
       wanted: For each input, whether it depends on a trained weight.
       differentiated: Whether the backward pass will be asked for.
       attributes: Its attributes by name.
-      target: The runtimes to be fast in, one of `manifest.TARGETS`.
+      target: The runtimes to be fast in, one of `manifest.TARGETS` or AI_EDGE_LITERT.
       emit: Emits the operator as it is, with other inputs if given.
     """
 
