@@ -33,6 +33,20 @@ IMAGE = tf.TensorSpec([1, 8, 8, 3])
 FILTER = tf.TensorSpec([3, 3, 3, 3])
 
 
+def behind(function, *specs) -> dict[str, list[set[str]]]:
+    """Of each type of operator: for each of them, the types that its inputs come of."""
+    concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
+    found = collections.defaultdict(list)
+    known = {}
+    for operation in concrete.graph.get_operations():
+        known[operation] = {operation.type}.union(
+            *(known[t.op] for t in operation.inputs)
+        )
+        before = [known[t.op] for t in operation.inputs]
+        found[operation.type].append(set().union(*before))
+    return found
+
+
 class ValueTest(absltest.TestCase):
     def test_hand_computed_square(self):
         loss, gradients = run(lambda w: w[0] * w[0] + w[1] * w[0], [3.0, 5.0])
@@ -94,6 +108,35 @@ class ValueTest(absltest.TestCase):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+class LateTest(absltest.TestCase):
+    """What the backward pass makes of the forward one waits for the gradient.
+
+    Runtimes would run it at once and keep it. Here the gradient comes from behind EXP.
+    """
+
+    def test_the_slopes_of_a_prelu(self):
+        def loss(weights):
+            x, alpha = weights
+            y = tf.nn.relu(x) + -alpha * tf.nn.relu(-x)
+            return tf.reduce_sum(tf.exp(y))
+
+        specs = (tf.TensorSpec([1, 4, 4, 3]), tf.TensorSpec([1, 1, 3]))
+        found = behind(lambda *w: graph.value_and_gradients(loss, w), *specs)
+        (slope,) = found["Maximum"]
+        self.assertIn("Exp", slope)
+
+    def test_the_lines_of_a_convolution(self):
+        def loss(weights, x):
+            return tf.reduce_sum(tf.exp(tf.nn.conv2d(x, weights[0], 1, "VALID")))
+
+        def step(w, x):
+            return graph.value_and_gradients(loss, [w], x)
+
+        slices = behind(step, FILTER, IMAGE)["Slice"]
+        # Of the gradient, for the zero, and of the lines for each row of the filter.
+        self.assertEqual(sum("Exp" in cut for cut in slices), 1 + 3)
+
+
 class PruningTest(absltest.TestCase):
     """Backward ends where training ends, and what is frozen is copied as it is."""
 
@@ -109,7 +152,7 @@ class PruningTest(absltest.TestCase):
         found = count(step, FILTER, FILTER, FILTER, IMAGE)
         self.assertEqual(found["Conv2D"], 2)  # both frozen ones, as they are
         self.assertEqual(found["BatchMatMulV2"], 3 + 3)  # by rows: itself, filter
-        self.assertEqual(found["Minimum"], 0)  # the mask of no relu
+        self.assertEqual(found["Minimum"], 1)  # the late zero, the mask of no relu
 
     def test_training_a_bias_below_frozen_filters_keeps_them(self):
         def loss(weights, first, second, x):

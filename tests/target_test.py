@@ -59,6 +59,12 @@ class FileTest(parameterized.TestCase):
         self.assertEqual(shifted["DEPTHWISE_CONV_2D"], 0)
         self.assertGreater(shifted["SLICE"], kernel["SLICE"] + 25)
 
+    def test_products_turn_the_weights_but_in_tflite_runtime(self):
+        kernel, shifted = (
+            census(made(t).model, contract.TRAIN) for t in manifests.TARGETS
+        )
+        self.assertLess(kernel["TRANSPOSE"] + 10, shifted["TRANSPOSE"])
+
     # The kernel of tflite-runtime 2.14 for a PRELU whose slope changes is ten times as
     # slow as its parts, which matters where the rest is not slow anyway.
     @parameterized.parameters(

@@ -7,8 +7,10 @@ channels first, which costs no copy.
 
 Weights are reshaped to [1, in, out]: a product of rank 3 stays a BATCH_MATMUL, which
 delegates take, where one of rank 2 would become a FULLY_CONNECTED with a dynamic
-filter, which they do not. Operands are transposed by an operator of their own:
-tflite-runtime 2.14 takes three times as long for a BATCH_MATMUL that transposes.
+filter, which they do not. tflite-runtime 2.14 takes three times as long for a
+BATCH_MATMUL that transposes the weights: they are transposed by an operator of their
+own, but where nothing is left out for its sake, since what that makes is kept from the
+forward pass on.
 
 A bias is the first row of the matrix, read by a column of ones, so that the sum starts
 from it. XNNPACK starts so where filter and bias are constants, and its rounding is then
@@ -46,7 +48,7 @@ def conv2d(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     over = window.window_of(operation, rule.static_shape(image), kernel[:2], out)
     if max(over.columns.stride, over.rows.stride) > 1 and over.columns.dilation > 1:
         raise operation.refuse("strides or dilations, not both", over.columns)
-    folded = _Folded(over, kernel)
+    folded = _Folded(over, kernel, operation.target)
     # A trained bias on constant filters would be added last: the operator takes
     # constant biases only.
     if any(operation.wanted[1:]):
@@ -121,7 +123,7 @@ def conv2d_transpose(
     if len(out) == 2:  # height and width alone
         out = (shape[0], *out, kernel[2])
     over = window.window_of(operation, out, kernel[:2], shape)
-    folded = _Folded(over, kernel)
+    folded = _Folded(over, kernel, operation.target)
     # A TRANSPOSE_CONV knows no dilation.
     dilated = max(over.rows.dilation, over.columns.dilation) > 1
     if operation.wanted[1] or dilated:
@@ -148,10 +150,12 @@ class _Folded:
     Attributes:
       over: The window over the image.
       kernel: [h, w, I, O].
+      target: The runtimes to be fast in.
     """
 
     over: window.Window
     kernel: tuple[int, ...]
+    target: str
 
     @property
     def folds(self) -> tuple[int, int]:
@@ -216,6 +220,9 @@ class _Folded:
 
     def filter_gradient(self, lines: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         """[h, w, I, O] from `lines` and the gradient [B, H', W', O]."""
+        if len(_reads(self.over.rows, self.folds[0])) > 1:
+            # Cut when the gradient is there, not kept beside the lines since they were.
+            lines = lines + rule.late_zero(gradient)
         found = window.concat(
             [_columns_product(line, gradient) for line in self._lines(lines)], 1
         )
@@ -251,9 +258,10 @@ class _Folded:
         for start, matrix in zip(_reads(rows, down), self._matrices(filters)):
             line = window.cut(joined, (rows.reach - 1 - start, rows.blocks), (0, None))
             if len(reads) == 1:
-                # With the first two axes exchanged, too: the converter would make a
-                # turned operand of what exchanges the last two alone.
-                turned = tf.transpose(matrix, [1, 0, 3, 2])
+                # Of what exchanges the last two axes alone the converter makes a turned
+                # operand; of what exchanges the first two, too, a TRANSPOSE.
+                first = [0, 1] if self.target == rule.AI_EDGE_LITERT else [1, 0]
+                turned = tf.transpose(matrix, [*first, 3, 2])
             else:
                 shape = [len(reads), self.depth, outputs]
                 turned = tf.transpose(tf.reshape(matrix, shape), [0, 2, 1])

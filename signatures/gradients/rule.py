@@ -121,6 +121,17 @@ def known(operation: tf.Operation, index: int) -> np.ndarray:
             ) from None
 
 
+def late_zero(gradient: tf.Tensor) -> tf.Tensor:
+    """0, with the rank of a gradient, and not known before the gradient is.
+
+    Runtimes run whatever is ready and keep the result until it is read, wherever it
+    stands in the file. What is made of the forward pass and of this zero waits.
+    """
+    rank = gradient.shape.rank
+    first = tf.slice(gradient, [0] * rank, [1] * rank)
+    return tf.minimum(tf.nn.relu(first), 0)
+
+
 def sum_to(tensor: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     """Undoes broadcasting: sums over the axes along which `shape` was repeated."""
     have = static_shape(tensor)
