@@ -6,8 +6,8 @@ moved up or down once, a slice for each row. In the backward pass each tap has a
 of the gradient, which serves both gradients: times the weights of its tap it is a term
 of the image's, times the image and summed up a tap of the filter's.
 
-All of that is done band by band, a few rows or samples at a time that stay in the cache
-of a core, instead of twice as slowly in the memory behind it.
+All of that is done band by band, some rows or samples at a time, so that what it holds
+stays near the processor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import tensorflow as tf
 
 from signatures.gradients import rule, window
 
-# Numbers of a band: a sum, a slice and a product of 0.3 MB each lie in a cache of 1 MB.
+# Numbers of a band. Half as many lie in a cache of 1 MB, but were no faster on a Zen 4,
+# and each band has operators of its own, which take memory.
 _BAND = 160_000
 # Bands of a convolution: as many as tflite-runtime 2.14 delegates a concatenation of.
 # More, for a large batch, would make files of more operators than readers bear.
