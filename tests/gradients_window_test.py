@@ -7,7 +7,8 @@ import tensorflow as tf
 from absl.testing import absltest, parameterized
 
 from checkpoints import manifest
-from signatures.gradients import graph, resize, shifted, siblings, trace
+from signatures.gradients import depthwise, graph, planes, resize, shifted
+from signatures.gradients import siblings, trace, window
 from tests import gradient_checks
 from tests.gradient_checks import check, noise
 
@@ -274,22 +275,71 @@ class ConvolutionTest(parameterized.TestCase):
             noise(3, 3, 2, 1),
         )
 
-    # image, filters, stride
-    @parameterized.parameters(
-        ((2, 7, 5, 2), (5, 3, 2, 1), 1),  # parts of a sample
+    # image, filters, stride; parts of a sample, one or two samples at a time
+    BANDS = (
+        ((2, 7, 5, 2), (5, 3, 2, 1), 1),
         ((1, 8, 6, 2), (5, 5, 2, 1), 2),
-        ((5, 3, 3, 2), (3, 3, 2, 1), 1),  # one or two samples at a time
+        ((5, 3, 3, 2), (3, 3, 2, 1), 1),
+        ((1, 9, 7, 2), (3, 5, 2, 1), 3),
     )
-    def test_depthwise_band_by_band(self, image, filters, stride):
-        with mock.patch.object(shifted, "_BAND", 10):
-            check(
-                lambda x, w: tf.nn.depthwise_conv2d(
-                    x, w, [1, stride, stride, 1], "SAME"
-                ),
-                noise(*image),
-                noise(*filters),
-                target=manifest.TFLITE_RUNTIME,
+
+    @parameterized.product(case=BANDS, band=(10, 100))
+    def test_depthwise_of_large_images_band_by_band(self, case, band):
+        with (
+            mock.patch.object(depthwise, "_MANY_CELLS", 0),
+            mock.patch.object(shifted, "_BAND", band),
+        ):
+            self.check_depthwise(*case)
+
+    # Numbers in the planes of a band: a row's are 270 to 700.
+    @parameterized.product(case=BANDS, band=(10, 2_000, 10_000))
+    def test_depthwise_in_planes_band_by_band(self, case, band):
+        with (
+            mock.patch.object(planes, "_BAND", band),
+            mock.patch.object(planes, "_MOST", 3),
+        ):
+            self.check_depthwise(*case)
+
+    @parameterized.product(how=(planes, shifted), batch=(1, 2))
+    def test_dilated_by_the_operator_itself(self, how, batch):
+        axes = window.Axis(9, 3, 1, 2, 2, 9), window.Axis(8, 3, 1, 3, 3, 8)
+        over = window.Window(batch, *axes)
+        image, flat = tf.constant(noise(batch, 9, 8, 2)), tf.constant(noise(9, 2))
+        gradient = tf.constant(noise(batch, 9, 8, 2))
+        with tf.GradientTape() as tape:
+            tape.watch([image, flat])
+            filters = tf.reshape(flat, [3, 3, 2, 1])
+            expected = tf.nn.depthwise_conv2d(
+                image, filters, [1] * 4, "SAME", dilations=(2, 3)
             )
+        theirs = tape.gradient(expected, [image, flat], gradient)
+        ours = how.gradients(image, gradient, flat, over, (True, True))
+        result = how.convolve(window.pad(image, over), flat, over)
+        for one, other in zip((result, *ours), (expected, *theirs), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+    @parameterized.parameters(1, 2, 3, 5, 16, 17, 40)
+    def test_bands_are_few_and_leave_no_row_out(self, batch):
+        for tall, reach, numbers in ((3, 0, 10**7), (20, 4, 10**5), (100, 4, 80_000)):
+            bands = list(planes._bands(batch, tall, reach, numbers))
+            self.assertLessEqual(len(bands), planes._MOST)
+            found = []
+            for first, count in bands:
+                self.assertTrue(count % tall == 0 or first % tall + count <= tall)
+                of_sample = range(first, first + count)
+                found += [i for i in of_sample if i % tall < tall - reach]
+                if count % tall:  # What it only reads is another one's.
+                    found = [i for i in found if i < first + count - reach]
+            rows = [i for i in range(batch * tall) if i % tall < tall - reach]
+            self.assertEqual(found, rows)
+
+    def check_depthwise(self, image, filters, stride):
+        check(
+            lambda x, w: tf.nn.depthwise_conv2d(x, w, [1, stride, stride, 1], "SAME"),
+            noise(*image),
+            noise(*filters),
+            target=manifest.TFLITE_RUNTIME,
+        )
 
     def test_unknown_target_is_refused(self):
         with self.assertRaisesRegex(ValueError, "any, tflite_runtime.*Rec.*'fast'"):

@@ -1,11 +1,13 @@
-"""DepthwiseConv2dNative, both gradients as depthwise convolutions or as `shifted` ones.
+"""DepthwiseConv2dNative, both gradients as depthwise convolutions or sums of products.
 
 That of the image convolves the gradient of the output with the flipped filter, phase by
 phase where the window is strided; that of the filter convolves the image with the
 gradient of the output as the filter, dilated by the stride, the batch folded into the
 channels. The operator is never delegated, as its filter is not a constant, and in
 tflite-runtime 2.14 its kernel is scalar: with that target everything is a sum of
-shifted products.
+products, by `planes`, or by `shifted` where a step has a large image: XNNPACK keeps an
+address for each tap of each cell of a constant filter's convolution, which then takes
+more memory than the operators that it saves.
 
 TFLite's kernel never ends where there are more channels than its buffer holds, in any
 of the runtimes: no more of the batch is folded into them than fits.
@@ -19,10 +21,13 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from checkpoints import manifest
-from signatures.gradients import rule, shifted, window
+from signatures.gradients import planes, rule, shifted, window
 
 # kAccBufferMaxSize of tensorflow/lite/kernels/internal/optimized/depthwiseconv_float.h.
 _MOST_CHANNELS = 4832
+# Cells of a large image: 25 addresses of each take .4 MB, the 50 operators that
+# `shifted` has more than `planes` .25 MB in tflite-runtime 2.14.
+_MANY_CELLS = 2_000
 
 
 def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
@@ -41,19 +46,21 @@ def depthwise(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward
     # Every runtime delegates a depthwise convolution whose filter is a constant.
     quick = operation.target != manifest.TFLITE_RUNTIME
     narrow = kernel[2] * kernel[3] <= _MOST_CHANNELS
-    shifts = not plain or operation.wanted[1] and not (quick and narrow)
+    sums = not plain or operation.wanted[1] and not (quick and narrow)
+    large = operation.differentiated and rows.out * columns.out > _MANY_CELLS
+    slow = shifted if large else planes
     flat = tf.reshape(filters, [kernel[0] * kernel[1], kernel[2] * kernel[3]])
     repeated = _repeat(image, kernel[3])
-    padded = (window.pad if shifts else window.pad_read)(repeated, over)
+    padded = (window.pad if sums else window.pad_read)(repeated, over)
     if operation.wanted[1]:
-        convolve = shifted.convolve if shifts else _Kernel.convolve
+        convolve = slow.convolve if sums else _Kernel.convolve
         result = convolve(padded, flat, over)
 
     def backward(gradients):
         (gradient,) = gradients
         to_image = to_filters = None
-        if shifts:
-            to_image, to_filters = shifted.gradients(
+        if sums:
+            to_image, to_filters = slow.gradients(
                 repeated, gradient, flat, over, operation.wanted
             )
         else:

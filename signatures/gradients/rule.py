@@ -164,12 +164,9 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     """
     shape = static_shape(tensor)
     if len(shape) == 4 and shape[3] > 1 and tuple(axes) in ((1, 2), (0, 1, 2)):
-        tensor = tf.reduce_sum(tensor, axis=[1, 2])
         if 0 not in axes:
-            return tensor
-        if shape[0] > 1:
-            tensor = _sum_middle(tensor, 1, shape[0], shape[3])
-        return tf.reshape(tensor, [shape[3]])
+            return tf.reduce_sum(tensor, axis=[1, 2])
+        return tf.reshape(sum_of_images(tensor), [shape[3]])
     merged: list[tuple[int, bool]] = []
     for i, size in enumerate(shape):
         summed = i in axes
@@ -200,6 +197,13 @@ def sum_over(tensor: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
         del merged[i]
     want = [size for i, size in enumerate(shape) if i not in axes]
     return tensor if list(static_shape(tensor)) == want else tf.reshape(tensor, want)
+
+
+def sum_of_images(images: tf.Tensor) -> tf.Tensor:
+    """[B, H, W, C] -> [1, C], over the axes 1 and 2 first (see `sum_over`)."""
+    batch, _, _, channels = static_shape(images)
+    total = tf.reduce_sum(images, axis=[1, 2])
+    return total if batch == 1 else _sum_middle(total, 1, batch, channels)
 
 
 def _sum_middle(tensor: tf.Tensor, outer: int, count: int, inner: int) -> tf.Tensor:

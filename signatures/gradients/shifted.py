@@ -81,11 +81,8 @@ def gradients(
     channels = rule.static_shape(flat)[1]
     grid = over.grid
     height, width = grid.rows.out, grid.columns.out
-    top, left = (max(0, -min(axis.shifts)) for axis in (rows, columns))
-    below, right = (
-        max(0, max(axis.shifts) + axis.grid.out - axis.out) for axis in (rows, columns)
-    )
-    spread = window.resize_edges(gradient, (top, below), (left, right))
+    (top, _), (left, _) = rows.overhang, columns.overhang
+    spread = window.resize_edges(gradient, rows.overhang, columns.overhang)
     phases = window.split(window.pad(image, grid), grid) if wanted[1] else {}
     taps = _taps(flat, over)
     bands = collections.defaultdict(list)
@@ -98,20 +95,19 @@ def gradients(
         }
         for b in range(columns.stride):
             for j, across in columns.readers(b):
-                strip = _cut(
-                    spread,
-                    samples,
-                    (first, count + top + max(rows.shifts)),
-                    (left + across, width),
-                )
                 for a in range(rows.stride):
                     for i, down in rows.readers(a):
-                        shifted = window.cut(strip, (top + down, count), (0, None))
+                        shifted = _cut(
+                            spread,
+                            samples,
+                            (first + top + down, count),
+                            (left + across, width),
+                        )
                         if wanted[0]:
                             term = shifted * taps[i, j]
                             totals[a, b] = rule.plus(totals.get((a, b)), term)
                         if wanted[1]:
-                            term = _sum(shifted * parts[a, b])
+                            term = rule.sum_of_images(shifted * parts[a, b])
                             sums[i, j] = rule.plus(sums.get((i, j)), term)
         for key, total in totals.items():
             bands[key].append((samples, total))
@@ -152,16 +148,7 @@ def _joined(bands: Sequence[tuple[tuple[int, int], tf.Tensor]]) -> tf.Tensor:
     by_samples = collections.defaultdict(list)
     for samples, band in bands:
         by_samples[samples].append(band)
-    return _concat([_concat(found, 1) for found in by_samples.values()], 0)
-
-
-def _concat(parts: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
-    while len(parts) > 1:
-        parts = [
-            window.concat(parts[i : i + _PARTS], axis)
-            for i in range(0, len(parts), _PARTS)
-        ]
-    return parts[0]
+    return window.concat([window.concat(found, 1) for found in by_samples.values()], 0)
 
 
 def _cut(
@@ -182,12 +169,3 @@ def _taps(flat: tf.Tensor, over: window.Window) -> dict[tuple[int, int], tf.Tens
     """Each tap's weights, [1, C]."""
     size = [1, rule.static_shape(flat)[1]]
     return {tap: tf.slice(flat, [n, 0], size) for n, tap in enumerate(over.taps)}
-
-
-def _sum(product: tf.Tensor) -> tf.Tensor:
-    """[n, H, W, C] -> [1, C]; over the axes 1 and 2 as tflite-runtime delegates it."""
-    total = tf.reduce_sum(product, [1, 2])
-    samples, channels = rule.static_shape(total)
-    if samples == 1:
-        return total
-    return tf.reduce_sum(tf.reshape(total, [1, 1, samples, channels]), [1, 2])

@@ -98,6 +98,12 @@ class Axis:
         """Those of all taps."""
         return [s for r in range(self.stride) for _, s in self.readers(r)]
 
+    @property
+    def overhang(self) -> tuple[int, int]:
+        """Windows before the first and behind the last that the shifts ask for."""
+        before = max(0, -min(self.shifts))
+        return before, max(0, max(self.shifts) + self.grid.out - self.out)
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
