@@ -107,10 +107,19 @@ RULES = {
 
 
 def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The root of the sum of all squares; a scalar, 0 or more."""
-    total = tf.zeros([])
+    """The root of the sum of all squares; a scalar, 0 or more.
+
+    Squares of the same shape are added up before they are summed: fewer operators, most
+    of which delegates take.
+    """
+    squares: dict[tuple[int, ...], tf.Tensor] = {}
     for gradient in gradients:
-        total += tf.reduce_sum(gradient * gradient)
+        shape = tuple(gradient.shape.as_list())
+        square = gradient * gradient
+        squares[shape] = squares[shape] + square if shape in squares else square
+    total = tf.zeros([])
+    for square in squares.values():
+        total += tf.reduce_sum(square)
     return tf.sqrt(total)
 
 
