@@ -92,6 +92,7 @@ def trainable(
     rewrite.name_signatures(model, signatures)
     rewrite.share_constants(model)
     rewrite.unshare_variables(model)
+    rewrite.drop_empty_buffers(model)
     return Converted(tflite_file.parse(rewrite.pack(model)), model)
 
 

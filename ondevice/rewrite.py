@@ -100,6 +100,25 @@ def share_constants(model: schema.ModelT) -> None:
             model.buffers[index].data = None
 
 
+def drop_empty_buffers(model: schema.ModelT) -> None:
+    """Leaves of the empty buffers the first, which stands for no constant at all.
+
+    The converter makes one for each tensor, which all readers go through.
+    """
+    kept = {entry.buffer for entry in model.metadata or ()}
+    place: dict[int, int] = {}
+    for index, buffer in enumerate(model.buffers):
+        filled = buffer.data is not None and len(buffer.data)
+        if index == 0 or filled or index in kept:
+            place[index] = len(place)
+    model.buffers = [model.buffers[index] for index in place]
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = place.get(tensor.buffer, 0)
+    for entry in model.metadata or ():
+        entry.buffer = place[entry.buffer]
+
+
 def unshare_variables(model: schema.ModelT) -> None:
     """Gives each variable's initial value a tensor and a buffer of its own."""
     codes = [code.builtinCode for code in model.operatorCodes]

@@ -87,6 +87,15 @@ class TrainableTest(parameterized.TestCase):
             self.assertNotEmpty(starts)
             self.assertEqual({start % 16 for start in starts}, {0})
 
+    @parameterized.named_parameters(*BUILDS)
+    def test_one_buffer_is_empty_and_none_without_a_reader(self, build):
+        file = tflite_file.parse(build().model)
+        empty = [i for i, span in enumerate(file.buffers) if not span.size]
+        self.assertEqual(empty, [0])
+        read = {t.buffer for graph in file.subgraphs for t in graph.tensors}
+        read |= set(file.metadata.values())
+        self.assertEqual(read, set(range(len(file.buffers))))
+
     def test_operators_are_builtin_and_shapes_static(self):
         for data in (tiny_builds.whole().model, tiny_builds.whole().inference):
             file = tflite_file.parse(data)
