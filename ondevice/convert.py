@@ -23,7 +23,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import atomic, folds, patch, tflite_file
 from checkpoints import manifest as manifests
-from ondevice import converter, keras_files, quantise, rewrite
+from ondevice import converter, keras_files, quantise, rewrite, waiting
 from ondevice import precision as precisions
 from ondevice.device import trial
 from signatures import contract, folding, keras_model
@@ -93,6 +93,8 @@ def trainable(
     rewrite.share_constants(model)
     rewrite.unshare_variables(model)
     rewrite.drop_empty_buffers(model)
+    if ops == "builtin":
+        waiting.add(model)
     return Converted(tflite_file.parse(rewrite.pack(model)), model)
 
 

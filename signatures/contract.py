@@ -22,6 +22,7 @@ STEPS = (TRAIN, *ON_FEATURES)
 FORMAT_VERSION = 1
 
 LOSSES = ("loss", "class_loss", "box_loss")
+GRADIENT_NORM = "gradient_norm"
 TARGETS = ("class_targets", "box_targets", "anchor_weights", "sample_weights")
 
 
@@ -94,7 +95,7 @@ def signatures(
     rate = spec("learning_rate", ())
     targets = target_specs(sizes)
     losses = tuple(spec(name, ()) for name in LOSSES)
-    trained = (*losses, spec("gradient_norm", ()))
+    trained = (*losses, spec(GRADIENT_NORM, ()))
     table = [
         manifest.SignatureSpec(TRAIN, (image, *targets, rate), trained),
         manifest.SignatureSpec(
@@ -156,7 +157,7 @@ def of_model(
         manifest.SignatureSpec(
             TRAIN,
             (*given, spec("learning_rate", ()), *seeds),
-            (loss, spec("gradient_norm", ())),
+            (loss, spec(GRADIENT_NORM, ())),
         ),
         manifest.SignatureSpec(
             INFER, batched(inputs, infer_batch), batched(outputs, infer_batch)

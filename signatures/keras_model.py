@@ -120,7 +120,7 @@ class KerasTrainable(module.Module):
         norm = self._optimizer.apply(values, gradients, tensors["learning_rate"])
         for name, value in updated.items():
             self._updated[name].assign(value)
-        return {"loss": loss, "gradient_norm": norm}
+        return {"loss": loss, contract.GRADIENT_NORM: norm}
 
     def _evaluate(self, tensors):
         given = self._given(tensors)

@@ -233,7 +233,7 @@ class Trainable(module.Module):
         count = len(contract.LOSSES)
         rate = tensors["learning_rate"]
         norm = self._optimizer.apply(values, found[count:], rate, names)
-        return {**dict(zip(contract.LOSSES, found)), "gradient_norm": norm}
+        return {**dict(zip(contract.LOSSES, found)), contract.GRADIENT_NORM: norm}
 
     def _over_samples(self, of_batch, losses_of, inputs, targets, shapes):
         """What `of_batch` gives, whose losses and gradients are means over a batch.

@@ -1,0 +1,121 @@
+"""Tests of what a step waits for, by the metadata of its file."""
+
+from __future__ import annotations
+
+import collections
+import functools
+
+import numpy as np
+from absl.testing import absltest, parameterized
+from tensorflow.lite.python import schema_py_generated as schema
+
+from checkpoints import manifest as manifests
+from checkpoints import tflite_file
+from ondevice import fresh, rewrite, waiting
+from ondevice.device import session
+from ondevice.measuring import step_inputs
+from signatures import contract, optimizers
+from tests import tiny_detector
+
+
+@functools.cache
+def made(target: str) -> tuple[bytes, manifests.Manifest]:
+    with tiny_detector.known():
+        recipe = tiny_detector.recipe(
+            target=target, trainable="all", settings=optimizers.Settings("adam")
+        )
+        return fresh.make_trainable(recipe, tiny_detector.weights(3), {})
+
+
+def dependencies(data: bytes) -> list[list[tuple[int, int]]]:
+    """Reads the metadata: varints, the places zigzag."""
+    file = tflite_file.parse(data)
+    content = iter(file.buffer_bytes(file.metadata[waiting.NAME]))
+
+    def number() -> int:
+        value, shift = 0, 0
+        for byte in content:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        return value
+
+    assert number() == 1
+    found = [
+        [(number() // 2, number() // 2) for _ in range(number())]
+        for _ in range(number())
+    ]
+    assert not [*content]
+    return found
+
+
+def without(data: bytes) -> bytes:
+    """The file, its operators where they are, without the dependencies."""
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    model.metadata = [m for m in model.metadata if m.name != waiting.NAME.encode()]
+    return rewrite.pack(model)
+
+
+class EdgesTest(parameterized.TestCase):
+    def test_content(self):
+        self.assertEqual(
+            waiting.serialized([[(0, 1), (3, 300)], []]),
+            bytes([1, 2, 2, 0, 2, 6, 0xD8, 4, 0]),
+        )
+
+    @parameterized.parameters(*manifests.TARGETS)
+    def test_what_comes_first_comes_first_in_the_file(self, target):
+        data, _ = made(target)
+        file, found = tflite_file.parse(data), dependencies(data)
+        self.assertLen(found, len(file.subgraphs))
+        for graph, edges in zip(file.subgraphs, found):
+            ready = set()
+            makers = {t: i for i, o in enumerate(graph.operators) for t in o.outputs}
+            for i, operator in enumerate(graph.operators):
+                needed = {makers[t] for t in operator.inputs if t in makers}
+                needed |= {first for first, waits in edges if waits == i}
+                self.assertLessEqual(needed, ready)
+                ready.add(i)
+
+    @parameterized.parameters(*manifests.TARGETS)
+    def test_slots_wait_and_weights_do_not(self, target):
+        data, manifest = made(target)
+        file = tflite_file.parse(data)
+        (index,) = (s.subgraph for s in file.signatures if s.key == contract.TRAIN)
+        names = [operator.name for operator in file.subgraphs[index].operators]
+        reads = {i for i, name in enumerate(names) if name == "READ_VARIABLE"}
+        waits = {
+            i
+            for first, i in dependencies(data)[index]
+            if i in reads and names[first] != "VAR_HANDLE"
+        }
+        roles = collections.Counter(v.role for v in manifest.variables)
+        self.assertLen(reads, len(manifest.variables))
+        self.assertLen(waits, roles[manifests.SLOT])
+        self.assertLess(max(reads - waits), min(waits))
+
+    @parameterized.product(
+        runtime=("ai_edge_litert", "tflite_runtime", "tensorflow"),
+        target=manifests.TARGETS,
+    )
+    def test_steps_are_the_same_without(self, runtime, target):
+        data, manifest = made(target)
+        arrays = step_inputs.of_signature(manifest, contract.TRAIN)
+        arrays["learning_rate"] = np.float32(1e-4)
+        states = []
+        for model in (data, without(data)):
+            with session.Session(model, runtime, threads=1) as opened:
+                losses = [opened.train(**arrays).loss for _ in range(3)]
+                states.append((losses, opened.state()))
+        (losses, one), (others, two) = states
+        self.assertEqual(losses, others)
+        self.assertLess(losses[-1], losses[0])
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+        (step,) = (v.name for v in manifest.variables if v.role == manifests.STEP)
+        self.assertEqual(int(one[step].item()), 3)
+
+
+if __name__ == "__main__":
+    absltest.main()
