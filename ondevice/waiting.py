@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tensorflow.lite.python import schema_py_generated as schema
 
+from checkpoints import wire
 from ondevice import rewrite
 from signatures import contract
 
@@ -101,6 +102,13 @@ class _Graph:
                 continue
             if len(operator.outputs) and self._alone.issuperset(self._sources[i]):
                 self._alone.add(i)
+        # The first that reads what each of these makes, in the end, with others.
+        self._reader: dict[int, int] = {}
+        for i in sorted(self._alone, reverse=True):
+            readers = self._readers[i]
+            found = [self._reader.get(j) if j in self._alone else j for j in readers]
+            if known := [j for j in found if j is not None]:
+                self._reader[i] = min(known)
 
     def waits(self, losses: Iterable[int]) -> dict[int, int]:
         """What waits for what: operator -> the one that comes first.
@@ -128,34 +136,20 @@ class _Graph:
 
         None where that is read first with nothing else.
         """
-        found = set()
-        made = {i}
-        while made:
-            readers = set(self._readers[made.pop()])
-            made |= readers & self._alone
-            found |= readers - self._alone
-        others = set(self._sources[min(found)]) - self._alone if found else ()
-        return max(others, default=None)
+        reader = self._reader.get(i)
+        if reader is None:
+            return None
+        return max(set(self._sources[reader]) - self._alone, default=None)
 
     def order(self, waits: Mapping[int, int]) -> list[int]:
         """All operators; what waits, and what that alone makes, before its reader."""
+        places = list(range(len(self._codes)))
         moved: set[int] = set()
         for i in sorted(self._alone):
             if i in waits or moved.intersection(self._sources[i]):
                 moved.add(i)
-        order: dict[int, None] = {}
-
-        def place(i: int) -> None:
-            for source in self._sources[i]:
-                if source in moved and source not in order:
-                    place(source)
-            order[i] = None
-
-        stay = [i for i in range(len(self._codes)) if i not in moved]
-        for i in (*stay, *sorted(moved)):  # Of these what nothing reads is left.
-            if i not in order:
-                place(i)
-        return [*order]
+                places[i] = self._reader.get(i, i)
+        return sorted(range(len(places)), key=lambda i: (places[i], i))
 
     def by_place(self) -> Edges:
         """The order that runtimes keep by themselves."""
@@ -192,10 +186,4 @@ def serialized(dependencies: Sequence[Edges]) -> bytes:
     for edges in dependencies:
         numbers.append(len(edges))
         numbers += [2 * place for edge in edges for place in edge]  # Signed, zigzag.
-    content = bytearray()
-    for number in numbers:
-        while number > 0x7F:
-            content.append(number & 0x7F | 0x80)
-            number >>= 7
-        content.append(number)
-    return bytes(content)
+    return b"".join(map(wire.encode_varint, numbers))
