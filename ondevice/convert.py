@@ -92,7 +92,7 @@ def trainable(
     rewrite.name_signatures(model, signatures)
     rewrite.share_constants(model)
     rewrite.unshare_variables(model)
-    rewrite.drop_empty_buffers(model)
+    rewrite.drop_buffers(model)
     if ops == "builtin":
         waiting.add(model)
     return Converted(tflite_file.parse(rewrite.pack(model)), model)

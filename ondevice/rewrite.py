@@ -84,7 +84,7 @@ def add_metadata(model: schema.ModelT, name: str, content: bytes) -> None:
 
 
 def share_constants(model: schema.ModelT) -> None:
-    """Lets equal constants have one buffer; the others' are emptied."""
+    """Lets equal constants have one buffer; nothing reads the others'."""
     first: dict[bytes, int] = {}
     shared: dict[int, int] = {}
     for index, buffer in enumerate(model.buffers):
@@ -94,29 +94,23 @@ def share_constants(model: schema.ModelT) -> None:
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             tensor.buffer = shared.get(tensor.buffer, tensor.buffer)
-    kept = {entry.buffer for entry in model.metadata or ()}
-    for index, kept_one in shared.items():
-        if index != kept_one and index not in kept:
-            model.buffers[index].data = None
 
 
-def drop_empty_buffers(model: schema.ModelT) -> None:
-    """Leaves of the empty buffers the first, which stands for no constant at all.
+def drop_buffers(model: schema.ModelT) -> None:
+    """Leaves the buffers that are read, of empty ones the first: no constant at all.
 
-    The converter makes one for each tensor, which all readers go through.
+    The converter makes one for each tensor, which all readers of the file go through.
     """
-    kept = {entry.buffer for entry in model.metadata or ()}
-    place: dict[int, int] = {}
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    users = [*tensors, *(model.metadata or ())]
+    read = {user.buffer for user in users}
+    place = {0: 0}
     for index, buffer in enumerate(model.buffers):
-        filled = buffer.data is not None and len(buffer.data)
-        if index == 0 or filled or index in kept:
-            place[index] = len(place)
+        if index in read and buffer.data is not None and len(buffer.data):
+            place.setdefault(index, len(place))
     model.buffers = [model.buffers[index] for index in place]
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensor.buffer = place.get(tensor.buffer, 0)
-    for entry in model.metadata or ():
-        entry.buffer = place[entry.buffer]
+    for user in users:
+        user.buffer = place.get(user.buffer, 0)
 
 
 def unshare_variables(model: schema.ModelT) -> None:
