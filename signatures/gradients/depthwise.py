@@ -114,18 +114,13 @@ class _Kernel:
         gradient: tf.Tensor, flat: tf.Tensor, over: window.Window
     ) -> tf.Tensor:
         """[B, H, W, C] from the gradient [B, H', W', C]."""
-        grid = over.grid
-        channels = rule.static_shape(flat)[1]
         phases = {}
         for a in range(over.rows.stride):
             for b in range(over.columns.stride):
                 down, across = over.rows.readers(a), over.columns.readers(b)
                 if down and across:
                     phases[a, b] = _Kernel._phase(gradient, flat, over, down, across)
-                else:
-                    shape = [over.batch, grid.rows.out, grid.columns.out, channels]
-                    phases[a, b] = tf.zeros(shape, gradient.dtype)
-        return window.merge(phases, grid)
+        return window.merge(phases, over.grid)
 
     @staticmethod
     def _phase(

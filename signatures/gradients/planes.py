@@ -67,23 +67,21 @@ def gradients(
         for a in range(rows.stride)
         for b in range(columns.stride)
     }
+    readers = {place: taps for place, taps in readers.items() if all(taps)}
     to_image = to_filters = None
     if wanted[0]:
-        channels = rule.static_shape(flat)[1]
-        phases = {}
-        for place, (down, across) in readers.items():
-            if down and across:
-                weights = _weights(flat, over, down, across)
-                phases[place] = _sum_of_planes(spread, weights, down, across, size)
-            else:
-                phases[place] = tf.zeros([over.batch, *size, channels], gradient.dtype)
-        to_image = window.merge(phases, grid)
+        found = {
+            place: _sum_of_planes(spread, _weights(flat, over, *taps), *taps, size)
+            for place, taps in readers.items()
+        }
+        to_image = window.merge(found, grid)
     if wanted[1]:
         # Moved when the gradient is there, not kept beside the image since that was.
         image = window.pad(image + rule.late_zero(gradient), grid)
+        phases = window.split(image, grid)
         sums: dict[tuple[int, int], tf.Tensor] = {}
-        for place, phase in window.split(image, grid).items():
-            sums |= _sums_of_products(phase, spread, *readers[place])
+        for place, taps in readers.items():
+            sums |= _sums_of_products(phases[place], spread, *taps)
         to_filters = tf.concat([sums[tap] for tap in over.taps], 0)
     return to_image, to_filters
 
@@ -177,8 +175,6 @@ def _sums_of_products(
       {(tap along a column, tap along a row): [1, C]}.
     """
     batch, height, width, channels = rule.static_shape(image)
-    if not (down and across):
-        return {}
     first, reach = _reach(down)
     edges = [(start - first, first + reach - start) for _, start in down]
     moved = [window.resize_edges(image, edge, (0, 0)) for edge in edges]

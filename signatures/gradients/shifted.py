@@ -113,12 +113,7 @@ def gradients(
             bands[key].append((samples, total))
     to_image = to_filters = None
     if wanted[0]:
-        zeros = tf.zeros([over.batch, height, width, channels], gradient.dtype)
-        joined = {
-            (a, b): _joined(bands[a, b]) if (a, b) in bands else zeros
-            for a in range(rows.stride)
-            for b in range(columns.stride)
-        }
+        joined = {place: _joined(found) for place, found in bands.items()}
         to_image = window.merge(joined, grid)
     if wanted[1]:
         to_filters = tf.concat([sums[tap] for tap in over.taps], 0)

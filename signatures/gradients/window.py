@@ -9,6 +9,7 @@ concatenation, which the delegates of all runtimes take.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -287,7 +288,13 @@ def merge(phases: dict, over: Window) -> tf.Tensor:
       [batch, rows.size, columns.size, channels].
     """
     rows, columns = over.rows, over.columns
-    channels = rule.static_shape(next(iter(phases.values())))[3]
+    some = next(iter(phases.values()))
+    channels = rule.static_shape(some)[3]
+    whole = [over.batch, rows.blocks, columns.blocks, channels]
+    phases = {
+        place: phases[place] if place in phases else tf.zeros(whole, some.dtype)
+        for place in itertools.product(rows.phases, columns.phases)
+    }
     if rows.stride == columns.stride > 1 and len(phases) == rows.stride**2:
         square = tf.concat([phases[place] for place in sorted(phases)], 3)
         return unpad(tf.nn.depth_to_space(square, rows.stride), over)
