@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from checkpoints import manifest
+from signatures.gradients import rule
 
 STEP = "step"
 
@@ -115,8 +116,7 @@ def global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     squares: dict[tuple[int, ...], tf.Tensor] = {}
     for gradient in gradients:
         shape = tuple(gradient.shape.as_list())
-        square = gradient * gradient
-        squares[shape] = squares[shape] + square if shape in squares else square
+        squares[shape] = rule.plus(squares.get(shape), gradient * gradient)
     total = tf.zeros([])
     for square in squares.values():
         total += tf.reduce_sum(square)
