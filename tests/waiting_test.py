@@ -57,7 +57,82 @@ def without(data: bytes) -> bytes:
     return rewrite.pack(model)
 
 
+def step_of(*operators: tuple[str, list[int], list[int]]) -> schema.ModelT:
+    """A step from tensor 0, a number, to 1, the loss, and 2, the gradient's norm.
+
+    Tensors 10 and more are variables' handles.
+    """
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    definition = schema.SignatureDefT()
+    kinds = vars(schema.TensorType)
+    graph.tensors, graph.operators, model.operatorCodes = [], [], []
+    for i in range(12):
+        tensor = schema.TensorT()
+        tensor.type = kinds["RESOURCE" if i >= 10 else "FLOAT32"]
+        graph.tensors.append(tensor)
+    for name, inputs, outputs in operators:
+        code, operator = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode = vars(schema.BuiltinOperator)[name]
+        operator.opcodeIndex = len(model.operatorCodes)
+        operator.inputs, operator.outputs = inputs, outputs
+        model.operatorCodes.append(code)
+        graph.operators.append(operator)
+    graph.inputs, graph.outputs = [0], [1, 2]
+    definition.outputs = []
+    for name, place in (("loss", 1), (contract.GRADIENT_NORM, 2)):
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = name.encode(), place
+        definition.outputs.append(entry)
+    definition.subgraphIndex = 0
+    model.subgraphs, model.signatureDefs, model.buffers = [graph], [definition], []
+    return model
+
+
+def names(model: schema.ModelT) -> list[str]:
+    kinds = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    codes = [o.opcodeIndex for o in model.subgraphs[0].operators]
+    return [kinds[model.operatorCodes[code].builtinCode] for code in codes]
+
+
 class EdgesTest(parameterized.TestCase):
+    def test_a_slot_and_what_is_made_of_it_move_to_the_gradient(self):
+        model = step_of(
+            ("VAR_HANDLE", [], [10]),
+            ("READ_VARIABLE", [10], [3]),
+            ("EXP", [3], [4]),
+            ("ABS", [0], [1]),
+            ("NEG", [0], [5]),
+            ("MUL", [4, 5], [2]),
+            ("ASSIGN_VARIABLE", [10, 2], []),
+        )
+        waiting.add(model)
+        self.assertEqual(
+            names(model),
+            ["VAR_HANDLE", "ABS", "NEG", "READ_VARIABLE", "EXP", "MUL"]
+            + ["ASSIGN_VARIABLE"],
+        )
+        self.assertEqual(
+            bytes(model.buffers[0].data),
+            waiting.serialized([[(0, 3), (3, 6), (2, 3)]]),
+        )
+
+    def test_what_is_assigned_first_waits_for_no_gradient(self):
+        model = step_of(
+            ("VAR_HANDLE", [], [10]),
+            ("READ_VARIABLE", [10], [3]),
+            ("EXP", [3], [4]),
+            ("ASSIGN_VARIABLE", [10, 4], []),
+            ("ABS", [0], [1]),
+            ("NEG", [0], [5]),
+            ("MUL", [4, 5], [2]),
+        )
+        before = names(model)
+        waiting.add(model)
+        self.assertEqual(names(model), before)
+        self.assertEqual(
+            bytes(model.buffers[0].data), waiting.serialized([[(0, 1), (1, 3)]])
+        )
+
     def test_content(self):
         self.assertEqual(
             waiting.serialized([[(0, 1), (3, 300)], []]),
