@@ -93,6 +93,7 @@ def trainable(
     rewrite.share_constants(model)
     rewrite.unshare_variables(model)
     rewrite.drop_buffers(model)
+    rewrite.callees_first(model)
     if ops == "builtin":
         waiting.add(model)
     return Converted(tflite_file.parse(rewrite.pack(model)), model)

@@ -1,13 +1,14 @@
 """What follows the converter: names, buffers and their alignment, in the file itself.
 
 The contract's names are put on the signatures' tensors; every variable gets a buffer of
-its own, since equal initial values share one; buffers are aligned as the runtimes'
-kernels expect; metadata is added.
+its own, since equal initial values share one; subgraphs get an order in which memory is
+planned well; buffers are aligned as the runtimes' kernels expect; metadata is added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -81,6 +82,49 @@ def add_metadata(model: schema.ModelT, name: str, content: bytes) -> None:
     buffer.data = np.frombuffer(content, np.uint8)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or ()), entry]
+
+
+def callees_first(model: schema.ModelT) -> None:
+    """Puts loops and branches before what runs them, and signatures without any first.
+
+    tflite-runtime 2.14 hands one subgraph after the other to its delegate, plans the
+    memory of a loop's body as soon as it comes to a caller, and keeps the plan: a body
+    behind its caller lives by that of the operators that it had before, which takes
+    three times the memory.
+    """
+
+    def depth(index: int) -> int:
+        inner = [
+            getattr(options, name)
+            for options in _options(model.subgraphs[index])
+            for name in _subgraphs_in(options)
+            if name != "initSubgraphIndex"  # Planned when it is run.
+        ]
+        return 1 + max(map(depth, inner)) if inner else 0
+
+    signatures = {definition.subgraphIndex for definition in model.signatureDefs}
+    order = sorted(
+        range(len(model.subgraphs)), key=lambda i: (depth(i), i not in signatures, i)
+    )
+    place = {index: new for new, index in enumerate(order)}
+    model.subgraphs = [model.subgraphs[index] for index in order]
+    for graph in model.subgraphs:
+        for options in _options(graph):
+            for name in _subgraphs_in(options):
+                setattr(options, name, place[getattr(options, name)])
+    for definition in model.signatureDefs:
+        definition.subgraphIndex = place[definition.subgraphIndex]
+
+
+def _options(graph: schema.SubGraphT) -> list[Any]:
+    """Those of its operators that have any."""
+    found = [operator.builtinOptions for operator in graph.operators or ()]
+    return [options for options in found if options is not None]
+
+
+def _subgraphs_in(options: Any) -> list[str]:
+    """The names of an operator's options that are subgraphs."""
+    return [name for name in vars(options) if name.endswith("SubgraphIndex")]
 
 
 def share_constants(model: schema.ModelT) -> None:
