@@ -23,7 +23,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import atomic, folds, patch, tflite_file
 from checkpoints import manifest as manifests
-from ondevice import converter, keras_files, quantise, rewrite, waiting
+from ondevice import converter, keras_files, quantise, resident, rewrite, waiting
 from ondevice import precision as precisions
 from ondevice.device import trial
 from signatures import contract, folding, keras_model
@@ -94,6 +94,7 @@ def trainable(
     rewrite.unshare_variables(model)
     rewrite.drop_buffers(model)
     rewrite.callees_first(model)
+    resident.keep(model)
     if ops == "builtin":
         waiting.add(model)
     return Converted(tflite_file.parse(rewrite.pack(model)), model)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,29 @@ from checkpoints import patch, tflite_file
 # Of every tensor in an arena, in bytes: kDefaultTensorAlignment of
 # tensorflow/lite/util.h.
 _ALIGNMENT = 64
+
+
+class Operator(Protocol):
+    """What reads and makes tensors, told by their numbers; -1 is none."""
+
+    @property
+    def inputs(self) -> Sequence[int]: ...
+
+    @property
+    def outputs(self) -> Sequence[int]: ...
+
+
+class Graph(Protocol):
+    """A subgraph, as `checkpoints.tflite_file` or TensorFlow's schema has it."""
+
+    @property
+    def operators(self) -> Sequence[Operator]: ...
+
+    @property
+    def inputs(self) -> Sequence[int]: ...
+
+    @property
+    def outputs(self) -> Sequence[int]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,26 +89,45 @@ def _at_once(
 ) -> int:
     """The most bytes of a subgraph's tensors that live at one operator."""
     graph = file.subgraphs[index]
-    end = len(graph.operators)
-    calls = [0] * (end + 2)  # By what an operator calls, as the body of a WHILE.
+    calls = [0] * (len(graph.operators) + 1)  # By what one calls, as a WHILE its body.
     within = (*within, index)
-    born = dict.fromkeys(graph.inputs, 0)
-    dies: dict[int, int] = {}
     for place, operator in enumerate(graph.operators):
-        for tensor in operator.outputs:
-            born.setdefault(tensor, place)
-        dies |= dict.fromkeys((*operator.inputs, *operator.outputs), place)
         # A subgraph that calls itself is no program; `soundness` says so.
         called = [i for i in operator.calls if i not in within]
         calls[place] = sum(_at_once(file, i, within) for i in called)
-    dies |= dict.fromkeys((*graph.inputs, *graph.outputs), end)
-    changes = [0] * (end + 2)
-    for tensor, place in born.items():
-        size = _bytes(file, graph.tensors[tensor])
-        changes[place] += size
-        changes[dies.get(tensor, place) + 1] -= size
-    alive = itertools.accumulate(changes)
+    alive = alive_at(graph, lambda tensor: _bytes(file, graph.tensors[tensor]))
     return max(own + called for own, called in zip(alive, calls, strict=True))
+
+
+def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
+    """For each tensor the first and the last operator at which it must be there."""
+    end = len(graph.operators)
+    lives = dict.fromkeys(graph.inputs, (0, end))
+    for place, operator in enumerate(graph.operators):
+        for tensor in operator.outputs:
+            lives.setdefault(tensor, (place, place))
+        for tensor in operator.inputs:
+            if tensor in lives:
+                born, dies = lives[tensor]
+                lives[tensor] = born, max(dies, place)
+    for tensor in graph.outputs:
+        if tensor in lives:
+            lives[tensor] = lives[tensor][0], end
+    return lives
+
+
+def alive_at(graph: Graph, size: Callable[[int], int]) -> list[int]:
+    """Bytes of the tensors that are there at each operator, and after the last.
+
+    Args:
+      graph: The subgraph.
+      size: Bytes of a tensor, by its number.
+    """
+    changes = [0] * (len(graph.operators) + 2)
+    for tensor, (born, dies) in lifetimes(graph).items():
+        changes[born] += size(tensor)
+        changes[dies + 1] -= size(tensor)
+    return list(itertools.accumulate(changes))[:-1]
 
 
 def _bytes(file: tflite_file.TfliteFile, tensor: tflite_file.Tensor) -> int:
