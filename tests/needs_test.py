@@ -40,6 +40,17 @@ class AtOnceTest(absltest.TestCase):
         file = chain((0, [0], [1]), (0, [1], [2]), (0, [1, 2], [3]))
         self.assertEqual(at_once(file), 4032 + 12032 + 8000 + 4032)
 
+    def test_a_variable_is_there_throughout(self):
+        file = chain((0, [0], [1]), (0, [1], [2]), (0, [2], [3]))
+        (graph,) = file.subgraphs
+        tensors = [
+            dataclasses.replace(t, is_variable=t.index == 3) for t in graph.tensors
+        ]
+        kept = dataclasses.replace(graph, tensors=tuple(tensors))
+        found = at_once(dataclasses.replace(file, subgraphs=(kept,)))
+        self.assertEqual(at_once(file), 4032 + 12032 + 8000)
+        self.assertEqual(found, at_once(file) + 4032)
+
     def test_training_needs_more_than_inference(self):
         found = needs.of_file(tflite_file.parse(tiny_builds.whole().model))
         self.assertGreater(found.signatures["train"], 2 * found.signatures["infer"])

@@ -6,7 +6,8 @@ operator, and TFLite's planner, which places the largest first, comes near it. W
 kernels and delegates take besides is not counted: `ondevice.benchmark` measures.
 
 Source: tensorflow/lite/arena_planner.cc (a tensor lives from the operator that makes it
-to the last one that reads it; inputs, outputs and what nothing reads to the end).
+to the last one that reads it; inputs, outputs and what nothing reads to the end;
+variables always).
 """
 
 from __future__ import annotations
@@ -95,8 +96,14 @@ def _at_once(
         # A subgraph that calls itself is no program; `soundness` says so.
         called = [i for i in operator.calls if i not in within]
         calls[place] = sum(_at_once(file, i, within) for i in called)
-    alive = alive_at(graph, lambda tensor: _bytes(file, graph.tensors[tensor]))
-    return max(own + called for own, called in zip(alive, calls, strict=True))
+    kept = {tensor.index for tensor in graph.tensors if tensor.is_variable}
+
+    def size(tensor: int) -> int:
+        return _bytes(file, graph.tensors[tensor])
+
+    alive = alive_at(graph, lambda tensor: 0 if tensor in kept else size(tensor))
+    most = max(own + called for own, called in zip(alive, calls, strict=True))
+    return sum(map(size, kept)) + most
 
 
 def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
