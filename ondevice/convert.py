@@ -3,7 +3,8 @@
     module = trainable.of_keras(model, loss="softmax_cross_entropy")
     convert.write(module, "out/overview")
 
-What the converter leaves to be done in the file is done by `rewrite`.
+What the converter leaves to be done in the file is done by `rewrite`; `resident` and
+`waiting` say what is to stay in memory, and what is not to lie there early.
 """
 
 from __future__ import annotations

@@ -30,23 +30,25 @@ _LASTING = 60
 def keep(model: schema.ModelT) -> None:
     """Marks what the bodies of a trainable file's loops keep, where that is much."""
     for index in sorted(_bodies(model)):
-        graph = model.subgraphs[index]
+        _keep_in(model.subgraphs[index])
 
-        def size(tensor: int, graph: schema.SubGraphT = graph) -> int:
-            held = graph.tensors[tensor]
-            if held.type != schema.TensorType.FLOAT32 or held.shape is None:
-                return 0
-            return 4 * math.prod(map(int, held.shape))
 
-        alive = needs.alive_at(graph, size)
-        if max(alive) < _LARGE:
-            continue
-        worst = alive.index(max(alive))
-        given = {*graph.inputs, *graph.outputs}
-        for tensor, (born, dies) in needs.lifetimes(graph).items():
-            lasting = born <= worst <= dies and dies - born > _LASTING
-            if lasting and tensor not in given and size(tensor):
-                graph.tensors[tensor].isVariable = True
+def _keep_in(graph: schema.SubGraphT) -> None:
+    def size(tensor: int) -> int:
+        held = graph.tensors[tensor]
+        if held.type != schema.TensorType.FLOAT32 or held.shape is None:
+            return 0
+        return 4 * math.prod(map(int, held.shape))
+
+    alive = needs.alive_at(graph, size)
+    if max(alive) < _LARGE:
+        return
+    worst = alive.index(max(alive))
+    given = {*graph.inputs, *graph.outputs}
+    for tensor, (born, dies) in needs.lifetimes(graph).items():
+        lasting = born <= worst <= dies and dies - born > _LASTING
+        if lasting and tensor not in given and size(tensor):
+            graph.tensors[tensor].isVariable = True
 
 
 def _bodies(model: schema.ModelT) -> set[int]:

@@ -224,7 +224,7 @@ class _Exercise:
             inputs = {**batch, "learning_rate": self._rate}
             outputs = runner.call(contract.TRAIN, inputs)
             self._keep(f"first/{index}", self._save(runner))
-            self.arrays[f"first_norm/{index}"] = outputs["gradient_norm"]
+            self.arrays[f"first_norm/{index}"] = outputs[contract.GRADIENT_NORM]
 
     def _train(self) -> tuple[runners.Runner, Arrays]:
         """The long run; keeps the variables before and after the steps compared."""
