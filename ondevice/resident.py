@@ -19,6 +19,7 @@ import math
 
 from tensorflow.lite.python import schema_py_generated as schema
 
+from ondevice import rewrite
 from ondevice.device import needs
 
 # Bytes at the worst operator; tflite-runtime 2.14 keeps what a loop is given beside it.
@@ -29,8 +30,9 @@ _LASTING = 60
 
 def keep(model: schema.ModelT) -> None:
     """Marks what the bodies of a trainable file's loops keep, where that is much."""
-    for index in sorted(_bodies(model)):
-        _keep_in(model.subgraphs[index])
+    for graph in model.subgraphs:
+        for loop in rewrite.operators(model, graph, schema.BuiltinOperator.WHILE):
+            _keep_in(model.subgraphs[loop.builtinOptions.bodySubgraphIndex])
 
 
 def _keep_in(graph: schema.SubGraphT) -> None:
@@ -40,23 +42,13 @@ def _keep_in(graph: schema.SubGraphT) -> None:
             return 0
         return 4 * math.prod(map(int, held.shape))
 
-    alive = needs.alive_at(graph, size)
+    lives = needs.lifetimes(graph)
+    alive = needs.alive_at(graph, lives, size)
     if max(alive) < _LARGE:
         return
     worst = alive.index(max(alive))
     given = {*graph.inputs, *graph.outputs}
-    for tensor, (born, dies) in needs.lifetimes(graph).items():
+    for tensor, (born, dies) in lives.items():
         lasting = born <= worst <= dies and dies - born > _LASTING
         if lasting and tensor not in given and size(tensor):
             graph.tensors[tensor].isVariable = True
-
-
-def _bodies(model: schema.ModelT) -> set[int]:
-    """The subgraphs that loops run."""
-    return {
-        operator.builtinOptions.bodySubgraphIndex
-        for graph in model.subgraphs
-        for operator in graph.operators or ()
-        if model.operatorCodes[operator.opcodeIndex].builtinCode
-        == schema.BuiltinOperator.WHILE
-    }

@@ -84,6 +84,14 @@ def add_metadata(model: schema.ModelT, name: str, content: bytes) -> None:
     model.metadata = [*(model.metadata or ()), entry]
 
 
+def operators(
+    model: schema.ModelT, graph: schema.SubGraphT, code: int
+) -> list[schema.OperatorT]:
+    """Those of a subgraph of one kind, by its `schema.BuiltinOperator`."""
+    codes = [each.builtinCode for each in model.operatorCodes]
+    return [o for o in graph.operators or () if codes[o.opcodeIndex] == code]
+
+
 def callees_first(model: schema.ModelT) -> None:
     """Puts loops and branches before what runs them, and signatures without any first.
 
@@ -159,21 +167,16 @@ def drop_buffers(model: schema.ModelT) -> None:
 
 def unshare_variables(model: schema.ModelT) -> None:
     """Gives each variable's initial value a tensor and a buffer of its own."""
-    codes = [code.builtinCode for code in model.operatorCodes]
-
-    def operators(graph: schema.SubGraphT, code: int) -> list[schema.OperatorT]:
-        return [o for o in graph.operators or () if codes[o.opcodeIndex] == code]
-
     initialisers = {
         operator.builtinOptions.initSubgraphIndex
         for graph in model.subgraphs
-        for operator in operators(graph, schema.BuiltinOperator.CALL_ONCE)
+        for operator in operators(model, graph, schema.BuiltinOperator.CALL_ONCE)
     }
     assignments = [
         (model.subgraphs[index], operator)
         for index in sorted(initialisers)
         for operator in operators(
-            model.subgraphs[index], schema.BuiltinOperator.ASSIGN_VARIABLE
+            model, model.subgraphs[index], schema.BuiltinOperator.ASSIGN_VARIABLE
         )
     ]
     values = {id(graph.tensors[o.inputs[1]]) for graph, o in assignments}

@@ -96,14 +96,11 @@ def _at_once(
         # A subgraph that calls itself is no program; `soundness` says so.
         called = [i for i in operator.calls if i not in within]
         calls[place] = sum(_at_once(file, i, within) for i in called)
-    kept = {tensor.index for tensor in graph.tensors if tensor.is_variable}
-
-    def size(tensor: int) -> int:
-        return _bytes(file, graph.tensors[tensor])
-
-    alive = alive_at(graph, lambda tensor: 0 if tensor in kept else size(tensor))
-    most = max(own + called for own, called in zip(alive, calls, strict=True))
-    return sum(map(size, kept)) + most
+    lives = lifetimes(graph)
+    always = (t.index for t in graph.tensors if t.is_variable)
+    lives |= dict.fromkeys(always, (0, len(graph.operators)))
+    alive = alive_at(graph, lives, lambda t: _bytes(file, graph.tensors[t]))
+    return max(own + called for own, called in zip(alive, calls, strict=True))
 
 
 def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
@@ -123,17 +120,23 @@ def lifetimes(graph: Graph) -> dict[int, tuple[int, int]]:
     return lives
 
 
-def alive_at(graph: Graph, size: Callable[[int], int]) -> list[int]:
+def alive_at(
+    graph: Graph,
+    lives: Mapping[int, tuple[int, int]],
+    size: Callable[[int], int],
+) -> list[int]:
     """Bytes of the tensors that are there at each operator, and after the last.
 
     Args:
       graph: The subgraph.
+      lives: Of its tensors, as `lifetimes` gives them.
       size: Bytes of a tensor, by its number.
     """
     changes = [0] * (len(graph.operators) + 2)
-    for tensor, (born, dies) in lifetimes(graph).items():
-        changes[born] += size(tensor)
-        changes[dies + 1] -= size(tensor)
+    for tensor, (born, dies) in lives.items():
+        taken = size(tensor)
+        changes[born] += taken
+        changes[dies + 1] -= taken
     return list(itertools.accumulate(changes))[:-1]
 
 
