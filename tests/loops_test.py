@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from unittest import mock
 
@@ -13,9 +12,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice import fresh, resident, rewrite
-from ondevice.device import session
-from ondevice.measuring import step_inputs
-from signatures import contract, optimizers
+from signatures import contract
 from tests import rewritten, tiny_detector
 
 
@@ -101,7 +98,7 @@ class CalleesFirstTest(absltest.TestCase):
             )
 
     def test_a_trainable_file_begins_with_a_signature_and_loops_precede_steps(self):
-        file = tflite_file.parse(made("any"))
+        file = tflite_file.parse(tiny_detector.with_adam(manifests.ANY))
         loops = [
             (graph.index, called)
             for graph in file.subgraphs
@@ -119,6 +116,12 @@ class CalleesFirstTest(absltest.TestCase):
 def kept(model: schema.ModelT, index: int) -> list[int]:
     tensors = model.subgraphs[index].tensors
     return [i for i, tensor in enumerate(tensors) if tensor.isVariable]
+
+
+def marked(data: bytes) -> int:
+    """How many tensors of a file are."""
+    graphs = tflite_file.parse(data).subgraphs
+    return sum(tensor.is_variable for graph in graphs for tensor in graph.tensors)
 
 
 class KeepTest(parameterized.TestCase):
@@ -153,38 +156,30 @@ class KeepTest(parameterized.TestCase):
     def test_not_where_little_is_kept(self):
         self.assertEqual(kept(self.chain(100, (100, 1000)), 2), [])
 
+    def test_a_file_is_made_so(self):
+        with mock.patch.object(resident, "_LARGE", 0), tiny_detector.known():
+            data, _ = fresh.make_trainable(
+                tiny_detector.recipe(), tiny_detector.weights(3), {}
+            )
+        self.assertGreater(marked(data), 20)
+
     @parameterized.product(
         runtime=("ai_edge_litert", "tflite_runtime", "tensorflow"),
         target=manifests.TARGETS,
     )
     def test_steps_are_the_same(self, runtime, target):
-        plain = made(target)
+        plain = tiny_detector.with_adam(target)
         with mock.patch.object(resident, "_LARGE", 0):
             edited = rewritten.edited(plain, resident.keep)
         found = []
         for data, some in ((plain, False), (edited, True)):
-            graphs = tflite_file.parse(data).subgraphs
-            marked = sum(t.is_variable for graph in graphs for t in graph.tensors)
-            self.assertEqual(marked > 20, some)
-            manifest = manifests.of_file(tflite_file.parse(data))
-            arrays = step_inputs.of_signature(manifest, contract.TRAIN)
-            arrays["learning_rate"] = np.float32(1e-3)
-            with session.Session(data, runtime, threads=1) as opened:
-                losses = [opened.train(**arrays).loss for _ in range(3)]
-                found.append((losses, opened.state()))
+            self.assertEqual(marked(data) > 20, some)
+            found.append(tiny_detector.three_steps(data, runtime, 1e-3))
         (losses, one), (others, two) = found
         self.assertEqual(losses, others)
         self.assertLess(losses[-1], losses[0])
         for name in one:
             np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-
-
-@functools.cache
-def made(target: str) -> bytes:
-    """A trainable file."""
-    recipe = tiny_detector.recipe(target=target, settings=optimizers.Settings("adam"))
-    with tiny_detector.known():
-        return fresh.make_trainable(recipe, tiny_detector.weights(3), {})[0]
 
 
 if __name__ == "__main__":

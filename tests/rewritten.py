@@ -9,6 +9,8 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
+from ondevice import rewrite
+
 CUSTOM = "Convolution2DTransposeBias"
 
 
@@ -24,11 +26,7 @@ def edited(data: bytes, edit: Callable[[schema.ModelT], None]) -> bytes:
 def operators(model: schema.ModelT, name: str) -> list[schema.OperatorT]:
     """Those of subgraph 0 of one kind."""
     code = getattr(schema.BuiltinOperator, name)
-    return [
-        operator
-        for operator in model.subgraphs[0].operators
-        if model.operatorCodes[operator.opcodeIndex].builtinCode == code
-    ]
+    return rewrite.operators(model, model.subgraphs[0], code)
 
 
 def shuffled(data: bytes, seed: int = 0) -> bytes:

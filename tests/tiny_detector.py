@@ -12,11 +12,14 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
+from checkpoints import manifest as manifests
 from checkpoints import tflite_file
 from ondevice import convert, fresh, sources, vendor
 from ondevice.detection import anchors
+from ondevice.device import session
+from ondevice.measuring import step_inputs
 from ondevice.rebuild import network, porting, recognition, specs, topology
-from signatures import losses, optimizers, stateless
+from signatures import contract, losses, optimizers, stateless
 
 SPEC = specs.DetectorSpec(
     name="palm_tiny",
@@ -178,3 +181,23 @@ def recipe(**changes) -> fresh.Recipe:
         "source": {"name": "tiny", "sha256": "0" * 64},
     }
     return fresh.Recipe(**{**chosen, **changes})
+
+
+@functools.cache
+def with_adam(target: str) -> bytes:
+    """A trainable file: every weight, Adam, two images a step."""
+    with known():
+        made = recipe(target=target, settings=optimizers.Settings("adam"))
+        return fresh.make_trainable(made, weights(3), {})[0]
+
+
+def three_steps(
+    data: bytes, runtime: str, learning_rate: float
+) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Trains a fresh file on one batch: the losses, and the variables at the end."""
+    manifest = manifests.of_file(tflite_file.parse(data))
+    arrays = step_inputs.of_signature(manifest, contract.TRAIN)
+    arrays["learning_rate"] = np.float32(learning_rate)
+    with session.Session(data, runtime, threads=1) as opened:
+        found = [opened.train(**arrays).loss for _ in range(3)]
+        return found, opened.state()

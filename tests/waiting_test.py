@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -11,20 +10,9 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from checkpoints import manifest as manifests
 from checkpoints import tflite_file
-from ondevice import fresh, rewrite, waiting
-from ondevice.device import session
-from ondevice.measuring import step_inputs
-from signatures import contract, optimizers
+from ondevice import rewrite, waiting
+from signatures import contract
 from tests import tiny_detector
-
-
-@functools.cache
-def made(target: str) -> tuple[bytes, manifests.Manifest]:
-    with tiny_detector.known():
-        recipe = tiny_detector.recipe(
-            target=target, trainable="all", settings=optimizers.Settings("adam")
-        )
-        return fresh.make_trainable(recipe, tiny_detector.weights(3), {})
 
 
 def dependencies(data: bytes) -> list[list[tuple[int, int]]]:
@@ -141,7 +129,7 @@ class EdgesTest(parameterized.TestCase):
 
     @parameterized.parameters(*manifests.TARGETS)
     def test_what_comes_first_comes_first_in_the_file(self, target):
-        data, _ = made(target)
+        data = tiny_detector.with_adam(target)
         file, found = tflite_file.parse(data), dependencies(data)
         self.assertLen(found, len(file.subgraphs))
         for graph, edges in zip(file.subgraphs, found):
@@ -155,8 +143,9 @@ class EdgesTest(parameterized.TestCase):
 
     @parameterized.parameters(*manifests.TARGETS)
     def test_slots_wait_and_weights_do_not(self, target):
-        data, manifest = made(target)
+        data = tiny_detector.with_adam(target)
         file = tflite_file.parse(data)
+        manifest = manifests.of_file(file)
         (index,) = (s.subgraph for s in file.signatures if s.key == contract.TRAIN)
         names = [operator.name for operator in file.subgraphs[index].operators]
         reads = {i for i, name in enumerate(names) if name == "READ_VARIABLE"}
@@ -175,19 +164,16 @@ class EdgesTest(parameterized.TestCase):
         target=manifests.TARGETS,
     )
     def test_steps_are_the_same_without(self, runtime, target):
-        data, manifest = made(target)
-        arrays = step_inputs.of_signature(manifest, contract.TRAIN)
-        arrays["learning_rate"] = np.float32(1e-4)
-        states = []
-        for model in (data, without(data)):
-            with session.Session(model, runtime, threads=1) as opened:
-                losses = [opened.train(**arrays).loss for _ in range(3)]
-                states.append((losses, opened.state()))
-        (losses, one), (others, two) = states
+        data = tiny_detector.with_adam(target)
+        (losses, one), (others, two) = (
+            tiny_detector.three_steps(model, runtime, 1e-4)
+            for model in (data, without(data))
+        )
         self.assertEqual(losses, others)
         self.assertLess(losses[-1], losses[0])
         for name in one:
             np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+        manifest = manifests.of_file(tflite_file.parse(data))
         (step,) = (v.name for v in manifest.variables if v.role == manifests.STEP)
         self.assertEqual(int(one[step].item()), 3)
 
