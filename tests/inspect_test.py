@@ -7,7 +7,6 @@ import os
 import math
 import subprocess
 import sys
-import time
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -95,13 +94,8 @@ class InspectTest(parameterized.TestCase):
         self.assertEqual((done.returncode, done.stdout), (status, ""))
         self.assertRegex(done.stderr, rf"\Aerror: .*{message}.*\n\Z")
 
-    def test_help_is_fast(self):
-        seconds = []
-        for _ in range(3):  # The best of three: the machine may be busy.
-            start = time.monotonic()
-            done = run("--help")
-            seconds.append(time.monotonic() - start)
-        self.assertLess(min(seconds), 0.5)
+    def test_help_shows_an_example(self):
+        done = run("--help")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("python -m ondevice.inspect out/", done.stdout)
         self.assertIn("--timeout", done.stdout)

@@ -83,10 +83,9 @@ def test_ctrl_c_ends_it_with_what_was_counted(run, tmp_path):
 
 
 def test_time_ends_it(run):
-    started = time.monotonic()
     status, found = run("--seconds=0.3", campaign=lambda seed: time.sleep(0.01))
-    assert status == 0 and 0.3 <= time.monotonic() - started < 5
-    assert found["odd"]["runs"] > 1
+    assert status == 0
+    assert 1 < found["odd"]["runs"] <= 31  # The last begins before the end.
 
 
 @pytest.mark.parametrize(

@@ -347,22 +347,17 @@ def test_missing_flags():
         assert name in done.stderr
 
 
-def test_help_is_fast_and_shows_every_flag():
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "ondevice.train", "--help"],
-            capture_output=True,
-            text=True,
-            cwd=conftest.ROOT,
-        )
-        seconds.append(time.monotonic() - start)
+def test_help_shows_every_flag():
+    done = subprocess.run(
+        [sys.executable, "-m", "ondevice.train", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=conftest.ROOT,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     for name in train.FLAGS:
         assert f"--{name}" in done.stdout
     assert "python -m ondevice.train --model=out/" in done.stdout
-    assert min(seconds) < 0.5
 
 
 def test_flags_are_none_until_given():
