@@ -57,8 +57,8 @@ def _leaky(x: tf.Tensor, alpha: tf.Tensor | float) -> tf.Tensor:
     return tf.nn.relu(x) + tf.minimum(x, 0) * alpha
 
 
-def _builtin_prelu(x: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
-    # What the converter makes a PRELU of, where alpha has an axis less than x.
+def builtin_prelu(x: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+    """What the converter makes a PRELU of, where alpha has an axis less than x."""
     return tf.nn.relu(x) + tf.nn.relu(-x) * -alpha
 
 
@@ -83,7 +83,7 @@ def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
             )
         return to_x, to_alpha
 
-    y = _builtin_prelu(x, alpha) if by_kernel else _leaky(x, alpha)
+    y = builtin_prelu(x, alpha) if by_kernel else _leaky(x, alpha)
     return [y], backward
 
 
@@ -93,7 +93,7 @@ def _slope(
     """1 where x is positive, alpha where it is negative, 0 where it is 0."""
     above = tf.minimum(x * huge, 1)
     if by_kernel:
-        return _builtin_prelu(tf.maximum(above, -1), -alpha)
+        return builtin_prelu(tf.maximum(above, -1), -alpha)
     return tf.maximum(above, tf.minimum(x * -huge, alpha))
 
 

@@ -15,7 +15,14 @@ from typing import Any
 import tensorflow as tf
 
 from checkpoints import manifest
-from signatures.gradients import randomness, rule, rules, siblings, trace
+from signatures.gradients import (
+    activations,
+    randomness,
+    rule,
+    rules,
+    siblings,
+    trace,
+)
 
 GradientError = rule.GradientError
 
@@ -255,8 +262,7 @@ def _copy(node: trace.Node, inputs: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         (value,) = node.outputs
         return [tf.constant(value.constant, value.dtype, name=node.name)]
     if node.type == "PRelu":
-        x, alpha = inputs
-        return [tf.nn.relu(x) - alpha * tf.nn.relu(-x)]
+        return [activations.builtin_prelu(*inputs)]
     raise AssertionError(node.type)
 
 
