@@ -76,7 +76,7 @@ def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
         to_x = to_alpha = None
         zero = rule.late_zero(gradient)
         if operation.wanted[0]:
-            to_x = gradient * _slope(x, alpha, zero + _huge(x.dtype), by_kernel)
+            to_x = gradient * _slope(x, alpha, zero + _huge(x.dtype))
         if operation.wanted[1]:
             to_alpha = rule.sum_to(
                 gradient * tf.minimum(x, zero), rule.static_shape(alpha)
@@ -87,14 +87,14 @@ def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     return [y], backward
 
 
-def _slope(
-    x: tf.Tensor, alpha: tf.Tensor, huge: tf.Tensor, by_kernel: bool
-) -> tf.Tensor:
-    """1 where x is positive, alpha where it is negative, 0 where it is 0."""
-    above = tf.minimum(x * huge, 1)
-    if by_kernel:
-        return builtin_prelu(tf.maximum(above, -1), -alpha)
-    return tf.maximum(above, tf.minimum(x * -huge, alpha))
+def _slope(x: tf.Tensor, alpha: tf.Tensor, huge: tf.Tensor) -> tf.Tensor:
+    """1 where x is positive, alpha where it is negative, 0 where it is 0.
+
+    Nearer to 0 than alpha times the smallest normal number the slope is less than alpha.
+    Not by PRELU of the sign: no delegate takes it, so that it parts what they take, and
+    runs on one thread.
+    """
+    return tf.maximum(tf.minimum(x * huge, 1), tf.minimum(x * -huge, alpha))
 
 
 def _from_output(
