@@ -90,7 +90,7 @@ def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
 def _slope(x: tf.Tensor, alpha: tf.Tensor, huge: tf.Tensor) -> tf.Tensor:
     """1 where x is positive, alpha where it is negative, 0 where it is 0.
 
-    Nearer to 0 than alpha times the smallest normal number the slope is less than alpha.
+    Nearer to 0 than alpha times the smallest normal number the slope is less than it.
     Not by PRELU of the sign: no delegate takes it, so that it parts what they take, and
     runs on one thread.
     """
