@@ -70,6 +70,7 @@ def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
     """
     x, alpha = operation.inputs
     by_kernel = operation.target == rule.AI_EDGE_LITERT
+    y = builtin_prelu(x, alpha) if by_kernel else _leaky(x, alpha)
 
     def backward(gradients):
         (gradient,) = gradients
@@ -83,7 +84,6 @@ def prelu(operation: rule.Operation) -> tuple[list[tf.Tensor], rule.Backward]:
             )
         return to_x, to_alpha
 
-    y = builtin_prelu(x, alpha) if by_kernel else _leaky(x, alpha)
     return [y], backward
 
 
