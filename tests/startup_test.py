@@ -28,7 +28,7 @@ def imported(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize("command", startup.commands())
 def test_help_needs_no_package_but_absl(command):
-    # All but absl take longer to import than help may take, or come to that together.
+    # absl reads the flags; everything else belongs behind them, and some take seconds.
     plain = imported("-c", "pass")
     found = imported("-m", f"ondevice.{command}", "--help") - plain
     installed = set(importlib.metadata.packages_distributions())
