@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -23,6 +24,7 @@ from ondevice.device import trial
 from ondevice.rebuild import network, specs, topology, trunks
 from signatures import contract, losses, optimizers, scores, stateless
 from signatures import trainable
+from signatures.gradients import apart
 
 # A recipe's field is called `trainable`, too.
 _Module = type[trainable.Trainable]
@@ -100,6 +102,21 @@ class Recipe:
     def network(self) -> stateless.Stateless:
         """The whole network as a function of its weights and the image."""
         return stateless.Stateless(network.build(self.layers, self.spec.name))
+
+    @property
+    def together(self) -> int:
+        """How many images a step takes at a time.
+
+        Where the whole network trains two share what products need of the weights, and
+        threads wait for each other half as often. That pays where there are more
+        weights than numbers in an image, and not in tflite-runtime.
+        """
+        shapes = topology.variables(self.layers).values()
+        weights = sum(math.prod(shape) for shape in shapes)
+        many = weights > max(math.prod(layer.shape) for layer in self.layers)
+        frozen = trunks.trunk_features(self.layers, self.trained)
+        slow = self.target == manifests.TFLITE_RUNTIME
+        return apart.SAMPLES if many and not (frozen or slow) else 1
 
     @property
     def module_type(self) -> _Module:
@@ -341,6 +358,7 @@ def _module(
         recipe.rates,
         recipe.class_weights,
         recipe.target,
+        recipe.together,
     )
 
 

@@ -93,6 +93,7 @@ class Trainable(module.Module):
         rates: Mapping[str, float] | None = None,
         class_weights: Sequence[str] = (),
         target: str = manifest.ANY,
+        together: int = 1,
     ) -> None:
         """Takes the weights over: trained ones become variables, the rest constants.
 
@@ -108,6 +109,8 @@ class Trainable(module.Module):
           rates: Of the trained weights, as `optimizers.Optimizer` takes them.
           class_weights: Those of the trained weights that `train_classes` trains.
           target: As `module.Module` takes it.
+          together: How many images `train` and `evaluate` take at a time; one where
+            they do not fill a batch.
 
         Raises:
           ValueError: If nothing is trained, a trained weight is not the network's, or
@@ -124,6 +127,7 @@ class Trainable(module.Module):
         self._network, self._trunk = network, trunk
         self._frozen_trunk = trunk is not None and not below & set(trained)
         self._class_weights = tuple(class_weights)
+        self._images_together = together
         self._loss, self._predict = loss, predict
 
     # The signatures, each named for its key.
@@ -238,24 +242,29 @@ class Trainable(module.Module):
     def _over_samples(self, of_batch, losses_of, inputs, targets, shapes):
         """What `of_batch` gives, whose losses and gradients are means over a batch.
 
-        Sample by sample, but as TensorFlow does it where its operators are selected.
+        A few samples at a time, but as TensorFlow does it where its operators are
+        selected.
         """
-        batch = targets["sample_weights"].shape[0]
-        if batch == 1 or self.ops == "select":
+        weights = targets["sample_weights"]
+        batch = weights.shape[0]
+        # Of features one sample's: what is done to them is small.
+        together = 1 if isinstance(inputs, list) else self._images_together
+        if batch % together:
+            together = 1
+        if batch == together or self.ops == "select":
             return of_batch(losses_of, inputs, targets)
-        whole = {**targets, "sample_weights": tf.ones_like(targets["sample_weights"])}
 
-        def of_sample(sample):
-            inputs, targets, share = sample
-            share = tf.reduce_sum(share)
+        def of_samples(samples):
+            inputs, targets = samples
+            share = tf.reduce_sum(targets["sample_weights"])
 
             def shared(*given):
                 return tuple(loss * share for loss in losses_of(*given))
 
             return of_batch(shared, inputs, targets)
 
-        shares = losses.shares(targets["sample_weights"])
-        return sample_by_sample.summed(of_sample, (inputs, whole, shares), shapes)
+        shared = {**targets, "sample_weights": losses.shares(weights)}
+        return sample_by_sample.summed(of_samples, (inputs, shared), shapes, together)
 
 
 class SelectTrainable(select.Select, Trainable):

@@ -150,27 +150,28 @@ class MakeTest(absltest.TestCase):
 
 
 class BatchTest(parameterized.TestCase):
-    @parameterized.parameters(
-        ("heads", contract.TRAIN),
-        ("heads", contract.TRAIN_FEATURES),
-        ("heads", contract.EVALUATE),
-        ("new_classes", contract.TRAIN),
-        ("new_classes", contract.TRAIN_CLASSES),
-        ("new_classes", contract.EVALUATE),
-    )
-    def test_of_a_whole_batch_nothing_is_held_but_what_was_given(self, build, key):
-        files = getattr(tiny_builds, build)()
-        given = files.manifest.signature(key).inputs
-        batch = {spec.shape[0] for spec in given if spec.name == "sample_weights"}
-        file = tflite_file.parse(files.model)
+    @parameterized.parameters("heads", "all")
+    def test_of_a_whole_batch_nothing_is_held_but_what_was_given(self, trainable):
+        recipe = tiny_detector.recipe(
+            classes=tiny_builds.CLASSES, trainable=trainable, batch_size=10
+        )
+        with tiny_detector.known():
+            weights = tiny_detector.weights(1, len(recipe.classes))
+            model, manifest = fresh.make_trainable(recipe, weights, {})
+        keys = {signature.key for signature in manifest.signatures}
+        of_features = contract.TRAIN_FEATURES, contract.TRAIN_CLASSES
+        for key in (contract.TRAIN, contract.EVALUATE, *keys.intersection(of_features)):
+            with self.subTest(key):
+                self._check(tflite_file.parse(model), key, recipe.batch_size)
+
+    def _check(self, file, key, batch):
         (place,) = [s.subgraph for s in file.signatures if s.key == key]
         graph = file.subgraphs[place]
         self.assertIn("WHILE", [operator.name for operator in graph.operators])
         made = [o.outputs for o in graph.operators if o.name != "WHILE"]
         shapes = [graph.tensors[i].shape for i in itertools.chain(*made)]
-        of_batch = [shape for shape in shapes if batch & set(shape[:1])]
-        # The samples' shares, and biases of as many elements.
-        self.assertLessEqual(max(map(math.prod, of_batch), default=0), max(batch))
+        of_batch = [math.prod(shape) for shape in shapes if shape[:1] == (batch,)]
+        self.assertLessEqual(max(of_batch, default=0), batch)  # The samples' shares.
 
 
 class DamagedManifestTest(absltest.TestCase):

@@ -14,8 +14,8 @@ from signatures import trainable
 
 
 class SummedTest(parameterized.TestCase):
-    @parameterized.parameters(1, 3)
-    def test_sums_what_a_function_gives_of_each_sample(self, size):
+    @parameterized.parameters((1, 1), (3, 1), (2, 2), (6, 2), (6, 3))
+    def test_sums_what_a_function_gives_of_some_samples(self, size, together):
         x = np.arange(2 * size, dtype=np.float32).reshape(size, 2)
         seen = []
 
@@ -26,13 +26,14 @@ class SummedTest(parameterized.TestCase):
 
         @tf.function(autograph=False)
         def whole(x, y):
-            return sample_by_sample.summed(function, {"x": x, "y": y}, [(), (2,)])
+            given = {"x": x, "y": y}
+            return sample_by_sample.summed(function, given, [(), (2,)], together)
 
-        y = np.array([2.0, 0.0, -1.0], np.float32)[:size]
+        y = np.array([2.0, 0.0, -1.0, 4.0, 0.5, 8.0], np.float32)[:size]
         square, product = whole(x, y)
         self.assertEqual(float(square), np.sum(x * x))
         np.testing.assert_array_equal(product, np.sum(x * y[:, None], 0))
-        self.assertEqual(seen, [[1, 1]])  # Traced once, however many there are.
+        self.assertEqual(seen, [[together] * 2])  # Traced once, however many there are.
 
 
 class SharesTest(absltest.TestCase):
@@ -51,8 +52,12 @@ def _network() -> keras.Model:
     return keras.Model(image, {"regressors": flat[..., :6], "scores": flat[..., 6:]})
 
 
-def _step(arrays):
+def _step(arrays, together=1):
     """Takes a step of plain descent in TensorFlow.
+
+    Args:
+      arrays: The batch.
+      together: How many images are taken at a time.
 
     Returns:
       How many loops the two functions hold, the losses by `evaluate` and by `train`,
@@ -70,6 +75,7 @@ def _step(arrays):
         functools.partial(losses.detection, input_size=4),
         lambda outputs: (outputs["regressors"], outputs["scores"]),
         optimizers.Settings("sgd", 0.0),
+        together=together,
     )
     sizes = contract.Dimensions(len(arrays["sample_weights"]), 4, 4, 6, 1)
     signatures = {
@@ -92,33 +98,44 @@ def _step(arrays):
     return loops, *found, {name: moved[name] - weights[name] for name in weights}
 
 
-class StepTest(absltest.TestCase):
-    def test_a_batch_is_the_mean_of_its_samples_by_weight(self):
+class StepTest(parameterized.TestCase):
+    # samples' weights, images together, loops
+    @parameterized.named_parameters(
+        ("one_by_one", [3, 0, 1], 1, 2),
+        ("a_pair_with_padding_and_one_of_it", [3, 1, 0, 2, 0, 0], 2, 2),
+        ("a_pair_alone", [3, 1], 2, 0),
+        ("no_pairs", [3, 0, 1], 2, 2),
+    )
+    def test_a_batch_is_the_mean_of_its_samples_by_weight(
+        self, weights, together, loops
+    ):
         random = np.random.default_rng(1)
+        size = len(weights)
+        anchors = random.integers(0, 4, size)
         arrays = {
-            "image": random.random((3, 4, 4, 3), np.float32),
-            "class_targets": np.eye(4, dtype=np.float32)[[0, 2, 3], :, None],
-            "box_targets": random.random((3, 4, 6), np.float32),
-            "anchor_weights": np.ones((3, 4), np.float32),
-            "sample_weights": np.array([3, 0, 1], np.float32),
+            "image": random.random((size, 4, 4, 3), np.float32),
+            "class_targets": np.eye(4, dtype=np.float32)[anchors, :, None],
+            "box_targets": random.random((size, 4, 6), np.float32),
+            "anchor_weights": np.ones((size, 4), np.float32),
+            "sample_weights": np.array(weights, np.float32),
         }
-        loops, evaluated, trained, moved = _step(arrays)
-        self.assertEqual(loops, 2)
+        found, evaluated, trained, moved = _step(arrays, together)
+        self.assertEqual(found, loops)
         np.testing.assert_allclose(evaluated, trained, rtol=1e-6)
-        parts = []
-        for i in (0, 2):
+        expected, changes = 0.0, dict.fromkeys(moved, 0.0)
+        for i in range(size):
             alone = {name: array[i : i + 1] for name, array in arrays.items()}
-            loops, *part = _step(alone)
-            self.assertEqual(loops, 0)
-            parts.append(part)
-        (_, one, first), (_, other, second) = parts
-        expected = 0.75 * np.array(one) + 0.25 * np.array(other)
+            alone["sample_weights"] = np.ones(1, np.float32)
+            found, _, losses_of_one, change = _step(alone)
+            self.assertEqual(found, 0)
+            share = weights[i] / sum(weights)
+            expected += share * np.array(losses_of_one)
+            changes = {n: c + share * change[n] for n, c in changes.items()}
         # Sums of float32 in another order.
         np.testing.assert_allclose(trained, expected, rtol=1e-5)
-        for name, change in moved.items():
-            expected = 0.75 * first[name] + 0.25 * second[name]
-            self.assertGreater(np.abs(expected).max(), 1e-3)
-            np.testing.assert_allclose(change, expected, rtol=1e-4, atol=1e-6)
+        for name, change in changes.items():
+            self.assertGreater(np.abs(change).max(), 1e-3)
+            np.testing.assert_allclose(moved[name], change, rtol=1e-4, atol=1e-6)
 
 
 if __name__ == "__main__":

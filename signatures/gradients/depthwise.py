@@ -1,21 +1,18 @@
 """DepthwiseConv2dNative, both gradients as depthwise convolutions or sums of products.
 
 That of the image convolves the gradient of the output with the flipped filter, phase by
-phase where the window is strided; that of the filter convolves the image with the
-gradient of the output as the filter, dilated by the stride, the batch folded into the
-channels. The operator is never delegated, as its filter is not a constant, and in
-tflite-runtime 2.14 its kernel is scalar: with that target everything is a sum of
-products, by `planes`, or by `shifted` where a step has a large image: XNNPACK keeps an
-address for each tap of each cell of a constant filter's convolution, which then takes
-more memory than the operators that it saves.
-
-TFLite's kernel never ends where there are more channels than its buffer holds, in any
-of the runtimes: no more of the batch is folded into them than fits.
+phase where the window is strided; that of the filter convolves each image with the
+gradient of its output as the filter, dilated by the stride. The operator is never
+delegated, as its filter is not a constant, and in tflite-runtime 2.14 its kernel is
+scalar: with that target everything is a sum of products, by `planes`, or by `shifted`
+where a step has a large image: XNNPACK keeps an address for each tap of each cell of a
+constant filter's convolution, which then takes more memory than the operators that it
+saves. So is it where there are more channels than the kernel's buffer holds, since then
+it never ends, in any of the runtimes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -148,27 +145,17 @@ class _Kernel:
         padded: tf.Tensor, gradient: tf.Tensor, over: window.Window
     ) -> tf.Tensor:
         """[h * w, C] from the padded image and the gradient [B, H', W', C]."""
-        rows, columns = over.rows, over.columns
-        channels = rule.static_shape(gradient)[3]
-        most = max(1, _MOST_CHANNELS // channels)
-        if over.batch > most:
-            parts = [min(most, over.batch - i) for i in range(0, over.batch, most)]
-            return _sum(
-                _Kernel.filter_gradient(x, g, dataclasses.replace(over, batch=size))
-                for x, g, size in zip(
-                    tf.split(padded, parts), tf.split(gradient, parts), parts
-                )
+        strides = [over.rows.stride, over.columns.stride]
+        total = None
+        for place in range(over.batch):
+            image, kernel = _sample(padded, place), _sample(gradient, place)
+            kernel = tf.reshape(kernel, [*rule.static_shape(kernel)[1:], 1])
+            product = tf.nn.depthwise_conv2d(
+                image, kernel, [1] * 4, "VALID", dilations=strides
             )
-        kernel = _fold(gradient)
-        kernel = tf.reshape(kernel, [*rule.static_shape(kernel)[1:], 1])
-        strides = [rows.stride, columns.stride]
-        product = tf.nn.depthwise_conv2d(
-            _fold(padded), kernel, [1] * 4, "VALID", dilations=strides
-        )
-        if over.batch > 1:
-            product = tf.reshape(product, [len(over.taps), over.batch, channels])
-            product = tf.reduce_sum(product, axis=1)
-        return tf.reshape(product, [len(over.taps), channels])
+            total = rule.plus(total, product)
+        assert total is not None
+        return tf.reshape(total, [len(over.taps), rule.static_shape(gradient)[3]])
 
 
 def _flipped(
@@ -185,19 +172,12 @@ def _flipped(
     return tf.reshape(chosen, [len(down), len(across), channels, 1])
 
 
-def _fold(image: tf.Tensor) -> tf.Tensor:
-    """[B, H, W, C] -> [1, H, W, B * C]."""
-    batch, height, width, channels = rule.static_shape(image)
-    if batch > 1:
-        image = tf.transpose(image, [1, 2, 0, 3])
-    return tf.reshape(image, [1, height, width, batch * channels])
-
-
-def _sum(terms) -> tf.Tensor:
-    first, *rest = terms
-    for term in rest:
-        first = first + term
-    return first
+def _sample(images: tf.Tensor, place: int) -> tf.Tensor:
+    """[B, H, W, C] -> [1, H, W, C]; by slices, which are delegated at every size."""
+    batch, *shape = rule.static_shape(images)
+    if batch == 1:
+        return images
+    return tf.slice(images, [place, 0, 0, 0], [1, *shape])
 
 
 RULES: dict[str, rule.Rule] = {"DepthwiseConv2dNative": depthwise}

@@ -17,6 +17,7 @@ import tensorflow as tf
 from checkpoints import manifest
 from signatures.gradients import (
     activations,
+    apart,
     randomness,
     rule,
     rules,
@@ -112,6 +113,8 @@ class _Emitter:
                 f"target must be one of {', '.join(manifest.TARGETS)}. "
                 f"Received: {target!r}."
             )
+        if target != manifest.TFLITE_RUNTIME:  # There operators take memory.
+            program = apart.large(program)
         self._generator = generator
         self._program = program
         self._loss = loss

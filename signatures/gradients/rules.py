@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from signatures.gradients import (
     activations,
+    apart,
     arrangement,
     convolution,
     depthwise,
@@ -18,6 +19,7 @@ from signatures.gradients import (
 
 RULES: dict[str, rule.Rule] = {
     **activations.RULES,
+    **apart.RULES,
     **arrangement.RULES,
     **convolution.RULES,
     **depthwise.RULES,
@@ -56,6 +58,7 @@ CONSTANT = frozenset(
 # they take the form of their rule where no gradient is asked for, too.
 WRITTEN_OUT = frozenset(
     (
+        *apart.RULES,
         "Conv2DBackpropInput",
         "Einsum",
         "Erf",

@@ -245,7 +245,8 @@ def copy(
         op_def=operation.op_def,
     )
     for new, old in zip(emitted.outputs, operation.outputs):
-        new.set_shape(old.shape)
+        if not new.shape.is_fully_defined():  # Of fewer samples it is another one.
+            new.set_shape(old.shape)
     return list(emitted.outputs)
 
 
