@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import io
+import json
 import sys
+import threading
+import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -67,6 +74,50 @@ def test_a_worker_that_hangs_is_ended(monkeypatch):
         monkeypatch.setattr(worker, "_CALLING", 0.0)
         with pytest.raises(worker.WorkerError, match="no answer within 0 seconds"):
             running.turn(None, timing.Clock())
+
+
+@contextlib.contextmanager
+def spinning(seconds):
+    """A thread that computes for a while, as one does that waits for work."""
+    stop = threading.Event()
+
+    def spin():
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end and not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_turn_ends_when_what_it_started_is_at_rest():
+    with contextlib.ExitStack() as stack:
+        started = []
+        peer = mock.Mock()
+        peer.prepare.return_value = lambda: started.append(
+            stack.enter_context(spinning(0.2))
+        )
+        questions = [{"peer": "", "options": {}}, {"call": 1}]
+        answers = io.StringIO()
+        with mock.patch.object(worker.importlib, "import_module", lambda _: peer):
+            worker._serve(io.StringIO("\n".join(map(json.dumps, questions))), answers)
+        gc.enable()  # A worker does without.
+        (thread,) = started
+        assert not thread.is_alive()
+        *_, answer = map(json.loads, answers.getvalue().splitlines())
+        assert answer["wall"] > 0
+
+
+def test_who_never_rests_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(worker, "_RESTLESS", 0.02)
+    with spinning(60.0) as thread:
+        worker._rest()
+        assert thread.is_alive()
 
 
 class Fake:
