@@ -36,7 +36,9 @@ def summed(
 
     def add(first, *sums):
         # Not a slice: where it begins is not known, and its shape would not be, either.
-        places = first + tf.range(together)
+        places = tf.reshape(first, [1])
+        if together > 1:  # An addition of 0 took .4 MB a sample on a frozen trunk.
+            places += tf.range(together)
         samples = tf.nest.map_structure(
             lambda tensor: tf.gather(tensor, places), batched
         )
