@@ -79,14 +79,18 @@ class Recipe:
         return topology.rates(self.layers, self.trained)
 
     @functools.cached_property
+    def _frozen(self) -> tuple[str, ...]:
+        """Layers where a frozen trunk ends; none where everything trains."""
+        return trunks.trunk_features(self.layers, self.trained)
+
+    @functools.cached_property
     def class_weights(self) -> tuple[str, ...]:
         """Those of new class heads that train alone at first, on features of the trunk.
 
         None where the trunk is frozen, since all that trains there does so on features,
         and none with --ops=select, whose file cannot be told to forget its slots.
         """
-        frozen = trunks.trunk_features(self.layers, self.trained)
-        if frozen or self.ops == "select":
+        if self._frozen or self.ops == "select":
             return ()
         return topology.class_weights(self.layers)
 
@@ -95,7 +99,7 @@ class Recipe:
         """Layers where the trunk ends; none where nothing trains on its features."""
         alone = self.class_weights
         if not alone:
-            return trunks.trunk_features(self.layers, self.trained)
+            return self._frozen
         return trunks.trunk_features(self.layers, alone)
 
     @functools.cached_property
@@ -114,9 +118,8 @@ class Recipe:
         shapes = topology.variables(self.layers).values()
         weights = sum(math.prod(shape) for shape in shapes)
         many = weights > max(math.prod(layer.shape) for layer in self.layers)
-        frozen = trunks.trunk_features(self.layers, self.trained)
         slow = self.target == manifests.TFLITE_RUNTIME
-        return apart.SAMPLES if many and not (frozen or slow) else 1
+        return apart.SAMPLES if many and not (self._frozen or slow) else 1
 
     @property
     def module_type(self) -> _Module:
