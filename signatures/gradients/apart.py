@@ -22,6 +22,8 @@ _LARGE = 100_000
 
 _APART, _TOGETHER = "Apart", "Together"
 
+_Values = tuple[trace.Value, ...]
+
 # Operators that make a sample's image of that sample's and of what all samples share.
 _OF_ONE_IMAGE = frozenset(
     (
@@ -64,7 +66,7 @@ class _Parting:
     def __init__(self) -> None:
         self.nodes: list[trace.Node] = []
         self._waiting: list[list[trace.Node]] = [[] for _ in range(SAMPLES)]
-        self._parts: dict[trace.Value, tuple[trace.Value, ...]] = {}
+        self._parts: dict[trace.Value, _Values] = {}
         self._whole: set[trace.Value] = set()
 
     def add(self, node: trace.Node) -> None:
@@ -93,10 +95,7 @@ class _Parting:
             return
         self.flush()
         self._whole.add(value)
-        name = "together"
-        self.nodes.append(
-            trace.Node(_TOGETHER, name, self._parts[value], (value,), None)
-        )
+        self._append(_TOGETHER, self._parts[value], (value,))
 
     def flush(self) -> None:
         """Appends what waits for its turn, a sample after the other."""
@@ -109,12 +108,13 @@ class _Parting:
             return
         self._parts[value] = _values(value)
         self._whole.add(value)
-        self.nodes.append(
-            trace.Node(_APART, "apart", (value,), self._parts[value], None)
-        )
+        self._append(_APART, (value,), self._parts[value])
+
+    def _append(self, kind: str, inputs: _Values, outputs: _Values) -> None:
+        self.nodes.append(trace.Node(kind, kind.lower(), inputs, outputs, None))
 
 
-def _values(whole: trace.Value) -> tuple[trace.Value, ...]:
+def _values(whole: trace.Value) -> _Values:
     shape = tf.TensorShape([1, *whole.shape[1:]])
     return tuple(trace.Value(shape, whole.dtype) for _ in range(SAMPLES))
 
