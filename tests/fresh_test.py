@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -14,7 +15,7 @@ from checkpoints import tflite_file, weights
 from ondevice import fresh
 from ondevice.device import session
 from ondevice.rebuild import topology
-from signatures import contract
+from signatures import contract, sample_by_sample
 from tests import tiny_builds, tiny_detector
 
 
@@ -150,14 +151,23 @@ class MakeTest(absltest.TestCase):
 
 
 class BatchTest(parameterized.TestCase):
-    @parameterized.parameters("heads", "all")
-    def test_of_a_whole_batch_nothing_is_held_but_what_was_given(self, trainable):
+    # What trains, and how many samples each of its loops takes at a time.
+    @parameterized.parameters(("heads", {1}), ("all", {1, 2}))
+    def test_of_a_whole_batch_nothing_is_held_but_what_was_given(
+        self, trainable, together
+    ):
         recipe = tiny_detector.recipe(
             classes=tiny_builds.CLASSES, trainable=trainable, batch_size=10
         )
-        with tiny_detector.known():
+        summed = mock.Mock(wraps=sample_by_sample.summed)
+        with (
+            tiny_detector.known(),
+            mock.patch.object(sample_by_sample, "summed", summed),
+        ):
             weights = tiny_detector.weights(1, len(recipe.classes))
             model, manifest = fresh.make_trainable(recipe, weights, {})
+        # Of features one at a time, everywhere.
+        self.assertEqual({call.args[3] for call in summed.call_args_list}, together)
         keys = {signature.key for signature in manifest.signatures}
         of_features = contract.TRAIN_FEATURES, contract.TRAIN_CLASSES
         for key in (contract.TRAIN, contract.EVALUATE, *keys.intersection(of_features)):
